@@ -1,0 +1,114 @@
+"""The policy contract: memory goes in, memory comes out, nothing is hidden.
+
+A policy is an ``nn.Module`` without any per-episode attribute. Everything that outlives a
+tick is in the ``State`` it returns, so batching, resetting one row, resuming, serving many
+clients and exporting are the same thing. Shape letters: B rows, T observation ticks,
+K actions in a chunk, A action size.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embodied.core.specs import PolicySpec
+from embodied.core.types import Action, Observation, Segment, State, Working
+
+
+@dataclasses.dataclass
+class LossOutput:
+    """What imitation learning gets from a policy.
+
+    Attributes:
+      loss: Scalar to minimise.
+      metrics: Scalars for the log, detached.
+      state: Memory after the segment.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    state: State
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """What a reinforcement learner gets from a policy over a segment.
+
+    Attributes:
+      log_prob: [B, T] log-probability of the taken actions.
+      entropy: [B, T] entropy of the action distribution.
+      value: [B, T] state values.
+      aux_losses: Named scalar losses the policy asks for.
+      state: Memory after the segment.
+    """
+
+    log_prob: Tensor
+    entropy: Tensor
+    value: Tensor
+    aux_losses: dict[str, Tensor]
+    state: State
+
+
+class Policy(nn.Module, abc.ABC):
+    """Base class of every policy; see the module docstring.
+
+    Attributes:
+      spec: What the policy reads, remembers and answers.
+    """
+
+    spec: PolicySpec
+
+    @abc.abstractmethod
+    def initial_state(self, batch: int, capacity: int | None = None) -> State:
+        """Returns empty memory for `batch` rows; `capacity` overrides the default slots."""
+
+    @abc.abstractmethod
+    def observe(
+        self, obs: Observation, time_s: Tensor, state: State, reset: Tensor
+    ) -> tuple[Working, State]:
+        """Runs one memory tick: clears rows in `reset`, encodes, reads, fuses and writes.
+
+        Args:
+          obs: Observation key -> [B, ...], as in ``spec.observations``.
+          time_s: [B] seconds since each row's episode began.
+          state: Memory before the tick.
+          reset: [B] bool; rows that start a new episode at this tick.
+
+        Returns:
+          What `act` needs now, and memory after the tick.
+        """
+
+    @abc.abstractmethod
+    def act(self, working: Working, noise: Tensor) -> Action:
+        """Decodes an action chunk; `noise` [B, *spec.noise_shape] is the only randomness."""
+
+    def step(
+        self, obs: Observation, time_s: Tensor, state: State, reset: Tensor, noise: Tensor
+    ) -> tuple[Action, State]:
+        """Observes and acts: the function that export writes."""
+        working, state = self.observe(obs, time_s, state, reset)
+        return self.act(working, noise), state
+
+    def loss(
+        self, segment: Segment, state: State, generator: torch.Generator | None = None
+    ) -> LossOutput:
+        """Imitation loss over a segment; `generator` draws training noise."""
+        raise TypeError(f"{type(self).__name__} does not learn by imitation")
+
+    def evaluate(self, segment: Segment, state: State) -> Evaluation:
+        """Log-probabilities and values of recorded actions over a segment."""
+        raise TypeError(f"{type(self).__name__} does not learn by reinforcement")
+
+
+def state_nbytes(state: State) -> int:
+    """Returns the allocated bytes of a memory state."""
+    return sum(int(t.numel()) * t.element_size() for t in state.values())
+
+
+def take_rows(state: State, rows: Any) -> State:
+    """Returns the given rows of a state (an index tensor, a slice or a list of ints)."""
+    return {name: tensor[rows] for name, tensor in state.items()}

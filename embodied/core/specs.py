@@ -1,0 +1,162 @@
+"""Named, serialisable descriptions of what goes into and comes out of a policy.
+
+A spec is plain data: it travels in datasets, checkpoints and bundles as JSON, and two
+stages that meet compare their specs and refuse to go on when they differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from embodied.core.errors import SpecMismatch
+from embodied.core.rng import GAUSSIAN
+
+EE_DELTA_CHUNK = "ee_delta_chunk"
+JOINT_CHUNK = "joint_chunk"
+KEYFRAME = "keyframe"
+DISCRETE = "discrete"
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """One array: `shape` without the batch axis, numpy `dtype` name, bounds and unit.
+
+    Attributes:
+      shape: Sizes without batch and time axes.
+      dtype: numpy dtype name, for example ``"uint8"``.
+      unit: ``"m"``, ``"rad"``, ``"s"``, ``"u8"`` for image intensities, or ``""``.
+      low: Lower bound of every element, or None.
+      high: Upper bound of every element, or None.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        np.dtype(self.dtype)
+
+    def zeros(self, *leading: int) -> np.ndarray:
+        """Returns a zero array with the given leading axes."""
+        return np.zeros((*leading, *self.shape), self.dtype)
+
+    def check(self, name: str, value: Any, leading: int = 0) -> None:
+        """Raises SpecMismatch unless `value` fits, ignoring its first `leading` axes."""
+        shape, dtype = tuple(value.shape)[leading:], str(value.dtype).removeprefix("torch.")
+        if shape != self.shape or dtype != self.dtype:
+            raise SpecMismatch(
+                f"observation {name!r}: expected {self.dtype}{list(self.shape)}, "
+                f"got {dtype}{list(shape)}; make the environment and the policy agree "
+                "(cameras, image_size, observation)"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionSpec:
+    """The policy's action: what it means, its size and its limits.
+
+    Attributes:
+      kind: ``ee_delta_chunk``, ``joint_chunk``, ``keyframe`` or ``discrete``.
+      size: A, the number of elements of one action (for ``discrete``: number of choices).
+      horizon: K, actions in a chunk.
+      low: Lower bound of every element.
+      high: Upper bound of every element.
+      names: One name an element, for humans and controllers.
+    """
+
+    kind: str
+    size: int
+    horizon: int
+    low: float = -1.0
+    high: float = 1.0
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicySpec:
+    """Everything a runner, a dataset, a server or an exporter must know about a policy.
+
+    Attributes:
+      observations: Observation key -> ArraySpec. A policy reads these keys and no others.
+      action: The action spec.
+      control_hz: Rate at which single actions are executed.
+      observe_on: ``"period"`` or ``"decision"``; see :mod:`embodied.core.ticks`.
+      observe_period_s: Seconds between observation ticks under ``"period"``.
+      noise_shape: Shape of the noise argument of `act`, without the batch axis.
+      noise_law: ``"gaussian"``, ``"gumbel"`` or ``"none"``.
+      state: Memory state name -> ArraySpec at the default capacity.
+      record: What a reinforcement learner stores each tick; may be empty.
+      instruction: ``"bytes"`` (UTF-8 in ``instruction_u8``) or ``"none"``.
+    """
+
+    observations: dict[str, ArraySpec]
+    action: ActionSpec
+    control_hz: float
+    observe_on: str
+    observe_period_s: float
+    noise_shape: tuple[int, ...]
+    noise_law: str = GAUSSIAN
+    state: dict[str, ArraySpec] = dataclasses.field(default_factory=dict)
+    record: dict[str, ArraySpec] = dataclasses.field(default_factory=dict)
+    instruction: str = "bytes"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns JSON-ready plain data."""
+        return _plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> PolicySpec:
+        """Rebuilds a spec from `to_json` output."""
+        fields = dict(data)
+        for group in ("observations", "state", "record"):
+            fields[group] = {k: ArraySpec(**v) for k, v in fields.get(group, {}).items()}
+        fields["action"] = ActionSpec(**fields["action"])
+        fields["noise_shape"] = tuple(fields["noise_shape"])
+        return cls(**fields)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def check_observations(
+    needed: dict[str, ArraySpec], given: dict[str, ArraySpec], *, needs: str, gives: str
+) -> None:
+    """Raises SpecMismatch listing both sides unless every needed observation is given as needed.
+
+    Args:
+      needed: What the consumer reads.
+      given: What the producer offers; extra keys are fine.
+      needs: Name of the consumer for the message, for example a checkpoint's path.
+      gives: Name of the producer for the message.
+    """
+    problems = []
+    for key, spec in needed.items():
+        if key not in given:
+            problems.append(f"  {key}: needed {spec.dtype}{list(spec.shape)}, not offered")
+        elif (spec.shape, spec.dtype) != (given[key].shape, given[key].dtype):
+            other = given[key]
+            problems.append(
+                f"  {key}: needed {spec.dtype}{list(spec.shape)}, "
+                f"offered {other.dtype}{list(other.shape)}"
+            )
+    if problems:
+        raise SpecMismatch(
+            f"{needs} needs observations that {gives} does not give:\n"
+            + "\n".join(problems)
+            + f"\noffered keys: {', '.join(sorted(given))}. "
+            "Choose the same observation, cameras and image_size on both sides"
+        )

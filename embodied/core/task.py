@@ -1,0 +1,100 @@
+"""What every task tells the rest of the package about itself, without loading a simulator."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from embodied.core.errors import ConfigError, unknown_name
+
+CUE, GAP, EXECUTE = "cue", "gap", "execute"
+PHASES = (CUE, GAP, EXECUTE)
+
+FAILURE_KINDS = ("", "wrong_choice", "early_commit", "motor", "timeout")
+"""'' while undecided or on success. `wrong_choice` is a memory failure; `motor` (dropped,
+knocked over, right target missed) and `timeout` are execution failures."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskInfo:
+    """One row of the task table.
+
+    Attributes:
+      name: Snake-case name used in commands, for example ``"remember_color"``.
+      env_id: Gymnasium id.
+      entry: ``"module:Class"`` of the task implementation, imported lazily.
+      summary: One line for `embodied list`.
+      levels: Level name -> knob values; each fixes every knob that matters.
+      ceiling: Level's knobs -> best success without memory (c*), a fraction.
+      cues: Level's knobs -> number of cue values.
+      horizon_s: Level's knobs -> longest possible episode in seconds.
+    """
+
+    name: str
+    env_id: str
+    entry: str
+    summary: str
+    levels: Mapping[str, Mapping[str, Any]]
+    ceiling: Callable[[Mapping[str, Any]], float]
+    cues: Callable[[Mapping[str, Any]], int]
+    horizon_s: Callable[[Mapping[str, Any]], float]
+
+    def knobs(self, level: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Returns the knobs of `level` with `overrides`; refuses unknown names.
+
+        Raises:
+          ConfigError: For an unknown level or knob.
+        """
+        if level not in self.levels:
+            raise unknown_name(f"level of {self.name}", level, self.levels)
+        knobs = dict(self.levels[level])
+        for key, value in (overrides or {}).items():
+            if key not in knobs:
+                raise unknown_name(f"knob of {self.name}", key, knobs)
+            if isinstance(knobs[key], (int, float)) and not isinstance(value, (int, float)):
+                raise ConfigError(f"knob {key!r} of {self.name}: expected a number, got {value!r}")
+            knobs[key] = value
+        return knobs
+
+
+@dataclasses.dataclass
+class EnvConfig:
+    """How an environment is made; recorded in every dataset, checkpoint and result.
+
+    Attributes:
+      observation: ``"state"``, ``"rgb"`` or ``"rgbd"``.
+      cameras: Camera names whose images are observed (ignored for ``"state"``).
+      image_size: Height and width of every image in pixels.
+      control: ``"fast"`` (position actuators and inverse kinematics) or ``"osc"`` (robosuite).
+      visuals: ``"lite"`` (low-poly) or ``"full"`` (robosuite's stock look).
+      reward: ``"sparse"`` or ``"dense"``.
+      knobs: Knob overrides on top of the level.
+    """
+
+    observation: str = "rgb"
+    cameras: list[str] = dataclasses.field(default_factory=lambda: ["front"])
+    image_size: int = 64
+    control: str = "fast"
+    visuals: str = "lite"
+    reward: str = "sparse"
+    knobs: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for field, allowed in _CHOICES.items():
+            if getattr(self, field) not in allowed:
+                raise unknown_name(field, getattr(self, field), allowed)
+        if not 16 <= self.image_size <= 1024:
+            raise ConfigError(f"image_size must be within 16..1024, got {self.image_size}")
+
+    def kwargs(self) -> dict[str, Any]:
+        """Returns the keyword arguments for ``gymnasium.make`` and ``make_vec``."""
+        return {**dataclasses.asdict(self), "cameras": tuple(self.cameras)}
+
+
+_CHOICES = {
+    "observation": ("state", "rgb", "rgbd"),
+    "control": ("fast", "osc"),
+    "visuals": ("lite", "full"),
+    "reward": ("sparse", "dense"),
+}
