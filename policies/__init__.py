@@ -1,0 +1,1 @@
+"""Policies: one folder each, same file names; they know no simulator."""
