@@ -1,0 +1,198 @@
+"""Lets a memory of vectors serve streams of tokens: learned pooling in, learned broadcast back.
+
+Shape letters: B rows, T observation ticks, N tokens of a stream, D its width, V width of
+the vectors, P pooling queries.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from embodied.core.errors import ConfigError
+from embodied.core.types import State, Streams
+from embodied.memory.base import Memory, Pending, StreamShapes, where_rows
+
+
+class VectorMemory(nn.Module, abc.ABC):
+    """A memory whose queries, values and items are single vectors [B, V].
+
+    The rules of `embodied.memory.base.Memory` hold, but the neutral value of an empty
+    memory is the adapter's business: `filled` tells it which rows hold anything.
+
+    Args:
+      width: V.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        if width < 1:
+            raise ConfigError(f"memory width must be >= 1, got {width}")
+        self.width = width
+
+    @abc.abstractmethod
+    def initial(self, batch: int, capacity: int | None = None) -> State:
+        """Returns empty state for `batch` rows."""
+
+    @abc.abstractmethod
+    def read(
+        self, query: Tensor, time_s: Tensor, state: State, reset: Tensor
+    ) -> tuple[Tensor, Pending]:
+        """Reads with [B, V]; returns [B, V] and what `write` needs (with ``"reset"``)."""
+
+    @abc.abstractmethod
+    def write(self, pending: Pending, item: Tensor, time_s: Tensor, state: State) -> State:
+        """Stores [B, V]; `state` is the one given to `read`."""
+
+    @abc.abstractmethod
+    def filled(self, state: State) -> Tensor:
+        """Returns bool [B]: rows that hold at least one item."""
+
+    def capacity_of(self, state: State) -> int | None:
+        """Returns the slots `state` was made with; None without slots."""
+        return None
+
+
+class TokenPool(nn.Module):
+    """Summarises the tokens of all streams as one vector, by learned queries.
+
+    Args:
+      streams: Stream name -> (N, D).
+      width: V.
+      queries: P a stream; one attention map each.
+    """
+
+    def __init__(self, streams: StreamShapes, width: int, queries: int) -> None:
+        super().__init__()
+        if queries < 1:
+            raise ConfigError(f"pool_queries must be >= 1, got {queries}")
+        self.score = nn.ModuleDict({s: nn.Linear(d, queries) for s, (_, d) in streams.items()})
+        self.project = nn.ModuleDict(
+            {s: nn.Linear(queries * d, width) for s, (_, d) in streams.items()}
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, streams: Streams) -> Tensor:
+        """Pools stream name -> [..., N, D] to [..., V]."""
+        total = None
+        for name, score in self.score.items():
+            tokens = streams[name]
+            weights = torch.softmax(score(tokens), dim=-2)
+            summary = torch.matmul(weights.transpose(-1, -2), tokens).flatten(-2)
+            part = self.project[name](summary)
+            total = part if total is None else total + part
+        pooled: Tensor = self.norm(total)
+        return pooled
+
+
+class TokenBroadcast(nn.Module):
+    """Gives each token what it needs from one vector: x + Wo SiLU(Wx x + Wy y).
+
+    Args:
+      streams: Stream name -> (N, D).
+      width: V.
+    """
+
+    def __init__(self, streams: StreamShapes, width: int) -> None:
+        super().__init__()
+        self.token = nn.ModuleDict({s: nn.Linear(d, d) for s, (_, d) in streams.items()})
+        self.vector = nn.ModuleDict({s: nn.Linear(width, d) for s, (_, d) in streams.items()})
+        self.out = nn.ModuleDict({s: nn.Linear(d, d) for s, (_, d) in streams.items()})
+
+    def forward(self, streams: Streams, vector: Tensor) -> Streams:
+        """Returns stream name -> [..., N, D] for tokens of that shape and [..., V]."""
+        return {
+            name: tokens
+            + self.out[name](
+                nn.functional.silu(
+                    self.token[name](tokens) + self.vector[name](vector).unsqueeze(-2)
+                )
+            )
+            for name, tokens in streams.items()
+        }
+
+
+class VectorAdapter(Memory):
+    """Runs a `VectorMemory` behind the memory contract of token streams.
+
+    Args:
+      streams: Stream name -> (N, D).
+      inner: The vector memory.
+      pool_queries: P, attention maps a stream when pooling.
+      detach: Stored items get no gradient.
+      capacity: Default slots, for inner memories that have some.
+    """
+
+    def __init__(
+        self,
+        streams: StreamShapes,
+        inner: VectorMemory,
+        pool_queries: int = 4,
+        detach: bool = False,
+        capacity: int = 0,
+    ) -> None:
+        super().__init__(streams, capacity)
+        self.inner, self.detach = inner, detach
+        self.pool = TokenPool(self.streams, inner.width, pool_queries)
+        self.broadcast = TokenBroadcast(self.streams, inner.width)
+
+    def initial(self, batch: int, capacity: int | None = None) -> State:
+        """Returns the inner memory's empty state."""
+        return self.inner.initial(batch, capacity)
+
+    def read(
+        self, query: Streams, time_s: Tensor, state: State, reset: Tensor
+    ) -> tuple[Streams, Pending]:
+        """Reads with the pooled query and spreads the result over the tokens."""
+        vector, pending = self.inner.read(self.pool(query), time_s, state, reset)
+        filled = self.inner.filled(state) & ~reset
+        return self._spread(query, vector, filled), pending
+
+    def write(self, pending: Pending, item: Streams, time_s: Tensor, state: State) -> State:
+        """Stores the pooled item."""
+        return self.inner.write(pending, self._pooled_item(item), time_s, state)
+
+    def unroll(
+        self,
+        items: Streams,
+        time_s: Tensor,
+        state: State,
+        is_first: Tensor,
+        valid: Tensor,
+        read_mask: Tensor | None = None,
+        item_of: Callable[[Streams, Streams], Streams] | None = None,
+    ) -> tuple[Streams, State]:
+        """Runs T ticks; pools and spreads all of them at once unless `item_of` is given."""
+        if item_of is not None:
+            return super().unroll(items, time_s, state, is_first, valid, read_mask, item_of)
+        queries = self.pool(items)
+        stored = self._pooled_item(items) if self.detach else queries
+        reset, vectors, filled = is_first & valid, [], []
+        for t in range(time_s.shape[1]):
+            filled.append(self.inner.filled(state) & ~reset[:, t])
+            vector, pending = self.inner.read(queries[:, t], time_s[:, t], state, reset[:, t])
+            written = self.inner.write(pending, stored[:, t], time_s[:, t], state)
+            state = {k: where_rows(valid[:, t], written[k], state[k]) for k in state}
+            vectors.append(vector)
+        use = torch.stack(filled, dim=1) & valid
+        if read_mask is not None:
+            use = use & read_mask
+        return self._spread(items, torch.stack(vectors, dim=1), use), state
+
+    def capacity_of(self, state: State) -> int | None:
+        """Returns the inner memory's slots."""
+        return self.inner.capacity_of(state)
+
+    def _pooled_item(self, item: Streams) -> Tensor:
+        if self.detach:
+            item = {name: tensor.detach() for name, tensor in item.items()}
+        pooled: Tensor = self.pool(item)
+        return pooled
+
+    def _spread(self, query: Streams, vector: Tensor, use: Tensor) -> Streams:
+        spread = self.broadcast(query, vector)
+        keep = use[..., None, None]
+        return {n: torch.where(keep, spread[n].to(query[n].dtype), query[n]) for n in query}

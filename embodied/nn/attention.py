@@ -1,0 +1,154 @@
+"""The retrieval block: present tokens attend to the stored tokens of earlier ticks.
+
+Shape letters: B rows, Q query tokens, S stored slots, N tokens a slot, D width, H heads,
+E width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embodied.core.errors import ConfigError, unknown_name
+
+MASKED = -1.0e9
+"""Finite score of a slot that must not be read. exp underflows to exactly 0 beside any real
+score, and a row without any slot stays finite, which -inf would not (export, gradients)."""
+
+QK_INITS = ("equal", "independent")
+
+
+class RetrievalBlock(nn.Module):
+    """Cross-attention and a feed-forward layer, both residual with a norm behind.
+
+    a = softmax((Wq q + bq)(Wk (m + te) + bk)^T / sqrt(E)) (Wv m + bv);
+    u = LayerNorm(q + a); result = LayerNorm(u + FFN(u)), FFN = Linear, GELU, Linear.
+    There is no output projection and no self-attention; the time code goes to keys only.
+
+    Two equal forms: `forward` never projects the stored tokens (it moves the projections
+    to the query's side, far fewer tokens), `project` and `attend` project every stored
+    token once, for reading them at many ticks.
+
+    Args:
+      width: D.
+      heads: H; divides D. The paper's code has 1, its successor 4.
+      dropout: On attention weights and inside the feed-forward layer, in training only.
+      ffn_ratio: Hidden size of the feed-forward layer over D.
+      qk_init: ``"equal"`` starts Wk, bk as a copy of Wq, bq, so that from the first step a
+        token retrieves the stored tokens that look like it; ``"independent"`` is published.
+
+    Source: MemoryVLA, `specs/memoryvla.md` 1.5.2.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int = 1,
+        dropout: float = 0.0,
+        ffn_ratio: int = 4,
+        qk_init: str = "equal",
+    ) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ConfigError(f"heads must divide the width {width}, got {heads}")
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout must be within [0, 1), got {dropout}")
+        if qk_init not in QK_INITS:
+            raise unknown_name("qk_init", qk_init, QK_INITS)
+        self.heads, self.head_width, self.dropout = heads, width // heads, dropout
+        self.scale = 1 / math.sqrt(self.head_width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.norm_attention = nn.LayerNorm(width)
+        self.norm_ffn = nn.LayerNorm(width)
+        self.ffn = nn.Sequential(
+            nn.Linear(width, ffn_ratio * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(ffn_ratio * width, width),
+        )
+        if qk_init == "equal":
+            self.key.load_state_dict(self.query.state_dict())
+
+    def forward(
+        self, query: Tensor, slots: Tensor, time_code: Tensor | None, live: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Reads slots as they are stored.
+
+        Args:
+          query: [B, Q, D].
+          slots: [B, S, N, D].
+          time_code: [B, S, D] added to keys, or None.
+          live: [B, S] bool; slots that may be read.
+
+        Returns:
+          [B, Q, D], and the attention weights [B, H, Q, S, N].
+        """
+        B, Q, D = query.shape
+        S, N = slots.shape[1:3]
+        H, E = self.heads, self.head_width
+        q_BQHE = self.query(query).view(B, Q, H, E)
+        # (Wq q)(Wk m)^T = ((Wq q) Wk) m^T, so the stored tokens need no projection.
+        moved_BHQD = torch.einsum("bqhe,hed->bhqd", q_BQHE, self.key.weight.view(H, E, D))
+        bias_BHQ = torch.einsum("bqhe,he->bhq", q_BQHE, self.key.bias.view(H, E))
+        tokens_BMD = slots.reshape(B, S * N, D)
+        flat_BRD = moved_BHQD.reshape(B, H * Q, D)
+        scores = torch.bmm(flat_BRD, tokens_BMD.transpose(1, 2)).view(B, H * Q, S, N)
+        slot_score = torch.where(live, 0.0, MASKED)[:, None].to(scores.dtype)
+        if time_code is not None:
+            slot_score = (
+                slot_score
+                + torch.bmm(flat_BRD, time_code.to(flat_BRD.dtype).transpose(1, 2)) * self.scale
+            )
+        scores = scores * self.scale + (
+            slot_score + bias_BHQ.reshape(B, H * Q, 1) * self.scale
+        ).unsqueeze(-1)
+        weights = torch.softmax(scores.view(B, H * Q, S * N), dim=-1)
+        used = F.dropout(weights, self.dropout, self.training)
+        read_BHQD = torch.bmm(used.to(tokens_BMD.dtype), tokens_BMD).view(B, H, Q, D)
+        value = torch.einsum("bhqd,hed->bqhe", read_BHQD, self.value.weight.view(H, E, D))
+        # Weights sum to one, so the value's bias passes the attention unchanged.
+        attended = value.reshape(B, Q, D) + self.value.bias
+        return self.finish(query, attended), weights.view(B, H, Q, S, N)
+
+    def project(self, slots: Tensor, time_code: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Projects stored tokens [B, S, N, D] to keys and values [B, H, S*N, E]."""
+        B, S, N, D = slots.shape
+        keys, values = self.key(slots), self.value(slots)
+        if time_code is not None:
+            moved = F.linear(time_code.to(slots.dtype), self.key.weight)
+            keys = keys + moved.unsqueeze(2)
+
+        def split(x: Tensor) -> Tensor:
+            return x.reshape(B, S * N, self.heads, self.head_width).transpose(1, 2)
+
+        return split(keys), split(values)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Reads projected tokens.
+
+        Args:
+          query: [B, Q, D].
+          keys: [B, H, M, E] from `project`.
+          values: [B, H, M, E] from `project`.
+          bias: Added to scores, broadcastable to [B, H, Q, M]; `MASKED` where unreadable.
+
+        Returns:
+          [B, Q, D].
+        """
+        B, Q, D = query.shape
+        q = self.query(query).view(B, Q, self.heads, self.head_width).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(
+            q, keys, values, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.finish(query, attended.transpose(1, 2).reshape(B, Q, D))
+
+    def finish(self, query: Tensor, attended: Tensor) -> Tensor:
+        """Residual, norm, feed-forward, residual, norm."""
+        u = self.norm_attention(query + attended)
+        result: Tensor = self.norm_ffn(u + self.ffn(u))
+        return result
