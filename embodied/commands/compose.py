@@ -1,0 +1,85 @@
+"""Composes configuration from the YAML groups in ``configs/``: the only user of Hydra.
+
+Hydra merges defaults and chosen groups; single values are set afterwards by
+:mod:`embodied.config`, which knows the types. Nothing is ever instantiated from YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from embodied.config import Raw, load_yaml
+from embodied.core.errors import ConfigError, EmbodiedError, unknown_name
+from embodied.extras import named_extras
+
+
+def config_root() -> Path:
+    """Returns the directory of YAML groups: inside the installed package or of the clone.
+
+    Raises:
+      EmbodiedError: If neither is there, which means a broken install.
+    """
+    package = Path(__file__).resolve().parent.parent
+    # A wheel holds a copy inside the package; an editable install reads the clone's own.
+    for root in (package / "configs", package.parent / "configs"):
+        if (root / "train.yaml").is_file():
+            return root
+    raise EmbodiedError(
+        f"no configs beside {package}: the installation is incomplete; reinstall embodied-memory"
+    )
+
+
+def groups_of(config: str) -> dict[str, list[str]]:
+    """Returns the groups a config composes: group -> option names, sorted."""
+    defaults = load_yaml(config_root() / f"{config}.yaml").get("defaults", [])
+    names = [name for entry in defaults if isinstance(entry, dict) for name in entry]
+    return {name: options(name) for name in names}
+
+
+def options(group: str) -> list[str]:
+    """Returns the names of a group's YAML files."""
+    return sorted(path.stem for path in (config_root() / group).glob("*.yaml"))
+
+
+def compose(
+    config: str, overrides: Mapping[str, Raw], known: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Raw]]:
+    """Composes a config with the groups among the overrides.
+
+    Args:
+      config: Name of the YAML file under ``configs/``, without suffix.
+      overrides: All ``key=value`` of the command line.
+      known: Dotted keys that are no groups, to tell ``memory.name=gru`` from ``memory=gru``.
+
+    Returns:
+      Plain nested data, and the overrides that name no group.
+
+    Raises:
+      ConfigError: For an option that a group doesn't have; names the nearest one.
+    """
+    groups = groups_of(config)
+    chosen, values = {}, {}
+    for key, value in overrides.items():
+        if key not in groups:
+            values[key] = value
+        elif value not in groups[key]:
+            raise unknown_name(key, value, groups[key])
+        else:
+            chosen[key] = str(value)
+    with named_extras():
+        from hydra import compose as hydra_compose
+        from hydra import initialize_config_dir
+        from hydra.errors import HydraException
+        from omegaconf import OmegaConf
+
+    words = [f"{group}={option}" for group, option in chosen.items()]
+    try:
+        with initialize_config_dir(config_dir=str(config_root()), version_base="1.3"):
+            composed = hydra_compose(config_name=config, overrides=words)
+    except HydraException as error:
+        raise ConfigError(f"configs/{config}.yaml: {' '.join(str(error).split())}") from error
+    plain = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}, values

@@ -1,0 +1,264 @@
+"""The one place that knows the names of policies, memories and tasks.
+
+Built-in names stand in closed tables; what a user installs joins through the Python entry
+points ``embodied.policies`` (a `Policy` class whose ``config_class`` is a dataclass) and
+``embodied.tasks`` (a `TaskInfo`). A name from a file or a command line only ever selects a
+row; it is never imported. Everything is imported when first asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embodied.core.errors import ConfigError, EmbodiedError, unknown_name
+from embodied.core.task import EnvConfig, TaskInfo
+from embodied.extras import named_extras
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from embodied.core.policy import Policy
+
+TASK_GROUP = "embodied.tasks"
+POLICY_GROUP = "embodied.policies"
+
+TASK_TABLES = ("sims.memory_bench.catalog:TASKS",)
+"""Built-in tables of `TaskInfo`; they import numpy only."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyRow:
+    """One built-in policy.
+
+    Attributes:
+      entry: ``"module:Class"`` of the policy.
+      config: ``"module:Class"`` of its configuration dataclass.
+      summary: One line for `embodied list`.
+    """
+
+    entry: str
+    config: str
+    summary: str
+
+
+POLICIES = {
+    "memory_vla": PolicyRow(
+        "policies.memory_vla.policy:MemoryVLA",
+        "policies.memory_vla.config:MemoryVLAConfig",
+        "vision-language-action policy with a perceptual-cognitive memory bank",
+    ),
+}
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def task_names() -> list[str]:
+    """Returns the names of all tasks, built in and installed, sorted."""
+    return sorted({*_builtin_tasks(), *_entry_points(TASK_GROUP)})
+
+
+def task_info(name: str) -> TaskInfo:
+    """Returns a task's row.
+
+    Raises:
+      ConfigError: For an unknown name; names the nearest one.
+    """
+    tasks = _builtin_tasks()
+    if name in tasks:
+        return tasks[name]
+    installed = _entry_points(TASK_GROUP)
+    if name not in installed:
+        raise unknown_name("task", name, [*tasks, *installed])
+    with named_extras():
+        info = installed[name].load()
+    if not isinstance(info, TaskInfo) or info.name != name:
+        raise ConfigError(
+            f"entry point {name!r} of {TASK_GROUP} ({installed[name].value}): expected a TaskInfo "
+            f"named {name!r}, got {getattr(info, 'name', type(info).__name__)!r}; mend the package"
+        )
+    return info
+
+
+def make_env(
+    task: str, level: str, config: EnvConfig | None = None, **kwargs: Any
+) -> gymnasium.Env[Any, Any]:
+    """Makes one environment of a task.
+
+    Args:
+      task: Task name, for example ``"remember_color"``.
+      level: Level name of that task.
+      config: Observation, cameras, control, visuals, reward and knobs.
+      **kwargs: Further arguments of the environment, for example ``render_every_step``.
+
+    Raises:
+      ConfigError: For an unknown task, level or knob.
+      MissingExtra: If the simulator is not installed.
+    """
+    info = _checked(task, level, config)
+    with named_extras():
+        import gymnasium
+
+        neighbour("sims")
+        arguments = {**(config or EnvConfig()).kwargs(), **kwargs}
+        return gymnasium.make(info.env_id, level=level, **arguments)
+
+
+def make_vec(
+    task: str,
+    level: str,
+    config: EnvConfig | None = None,
+    num_envs: int = 1,
+    num_workers: int = 0,
+    autoreset: str = "disabled",
+    **kwargs: Any,
+) -> Any:
+    """Makes a vector environment; `num_workers` 0 steps all rows in this process.
+
+    Raises:
+      ConfigError: For an unknown task, level or knob.
+      MissingExtra: If the simulator is not installed.
+    """
+    _checked(task, level, config)
+    with named_extras():
+        sims = neighbour("sims")
+        arguments = {**(config or EnvConfig()).kwargs(), **kwargs}
+        return sims.make_vec(
+            task,
+            num_envs=num_envs,
+            num_workers=num_workers,
+            autoreset=autoreset,
+            level=level,
+            **arguments,
+        )
+
+
+def _checked(task: str, level: str, config: EnvConfig | None) -> TaskInfo:
+    info = task_info(task)
+    info.knobs(level, config.knobs if config else None)
+    return info
+
+
+@functools.cache
+def _builtin_tasks() -> Mapping[str, TaskInfo]:
+    tables = [_resolve(table) for table in TASK_TABLES]
+    return {name: info for table in tables for name, info in table.items()}
+
+
+# ---------------------------------------------------------------- policies
+
+
+def policy_names() -> list[str]:
+    """Returns the names of all policies, built in and installed, sorted."""
+    return sorted({*POLICIES, *_entry_points(POLICY_GROUP)})
+
+
+def policy_class(name: str) -> type[Policy]:
+    """Returns a policy's class; imports torch.
+
+    Raises:
+      ConfigError: For an unknown name; names the nearest one.
+      MissingExtra: If torch is not installed.
+    """
+    with named_extras():
+        if name in POLICIES:
+            return _resolve(POLICIES[name].entry)
+        return _installed_policy(name)
+
+
+def policy_config_class(name: str) -> type:
+    """Returns the dataclass that configures a policy.
+
+    Raises:
+      ConfigError: For an unknown name; names the nearest one.
+    """
+    with named_extras():
+        if name in POLICIES:
+            return _resolve(POLICIES[name].config)
+        return _installed_policy(name).config_class
+
+
+def policy_summary(name: str) -> str:
+    """Returns one line about a policy."""
+    if name in POLICIES:
+        return POLICIES[name].summary
+    return f"installed by {_entry_points(POLICY_GROUP)[name].value}"
+
+
+def _installed_policy(name: str) -> Any:
+    installed = _entry_points(POLICY_GROUP)
+    if name not in installed:
+        raise unknown_name("policy", name, policy_names())
+    cls = installed[name].load()
+    if not dataclasses.is_dataclass(getattr(cls, "config_class", None)):
+        raise ConfigError(
+            f"entry point {name!r} of {POLICY_GROUP} ({installed[name].value}): expected a policy "
+            "class whose attribute config_class is a dataclass; mend the package"
+        )
+    return cls
+
+
+# ---------------------------------------------------------------- memories
+
+
+def memory_names() -> list[str]:
+    """Returns the names of all memories, ``none`` (the memoryless twin) among them."""
+    with named_extras():
+        return sorted(importlib.import_module("embodied.memory").MEMORIES)
+
+
+# ---------------------------------------------------------------- imports
+
+
+@functools.cache
+def neighbour(package: str) -> Any:
+    """Imports ``policies`` or ``sims``, making sure that it is the one beside ``embodied``.
+
+    Those names are common: another distribution, or a folder in the working directory, may
+    offer them too.
+
+    Raises:
+      EmbodiedError: If the package is missing or lies elsewhere.
+    """
+    expected = Path(__file__).resolve().parent.parent / package
+    spec = importlib.util.find_spec(package)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    found = {Path(place).resolve() for place in places}
+    if found != {expected}:
+        where = ", ".join(map(str, sorted(found))) or "nowhere"
+        raise EmbodiedError(
+            f"the package {package!r} belongs at {expected}, beside 'embodied', but Python finds "
+            f"it at {where}; leave a working directory or uninstall a distribution that has a "
+            f"{package!r} of its own, or reinstall embodied-memory"
+        )
+    return importlib.import_module(package)
+
+
+def _resolve(entry: str) -> Any:
+    """Imports ``"module:name"`` of a built-in table."""
+    module, _, name = entry.partition(":")
+    neighbour(module.partition(".")[0])
+    return getattr(importlib.import_module(module), name)
+
+
+@functools.cache
+def _entry_points(group: str) -> Mapping[str, importlib.metadata.EntryPoint]:
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    builtin = set(POLICIES) if group == POLICY_GROUP else set(_builtin_tasks())
+    for point in importlib.metadata.entry_points(group=group):
+        other = found.get(point.name)
+        if point.name in builtin or (other and other.value != point.value):
+            raise ConfigError(
+                f"entry point {point.name!r} of {group} ({point.value}) has the name of "
+                f"{other.value if other else 'a built-in one'}; rename or uninstall one of them"
+            )
+        found[point.name] = point
+    return found

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Sets up .venv, then runs style, types, import directions and tests.
+# Arguments go to pytest alone, for example: scripts/test.sh tests/memory -k reset
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash scripts/setup.sh
+bin=$PWD/.venv/bin
+if [ $# -gt 0 ]; then
+    exec "$bin/python" -m pytest "$@"
+fi
+step() { printf '\n== %s\n' "$1"; shift; "$@"; }
+step "ruff check" "$bin/ruff" check .
+step "ruff format" "$bin/ruff" format --check .
+step "mypy" "$bin/mypy"
+step "import directions" "$bin/lint-imports"
+step "pytest" "$bin/python" -m pytest
