@@ -10,6 +10,11 @@ import zlib
 
 import numpy as np
 
+VALIDATION_SEED_START = 1_000_000
+EVAL_SEED_START = 2_000_000
+"""Demonstrations use seeds below the first, validation during training those between, and
+published evaluation those from the second on: the three never meet."""
+
 GAUSSIAN = "gaussian"
 GUMBEL = "gumbel"
 NO_NOISE = "none"

@@ -124,6 +124,37 @@ class PolicySpec:
         return cls(**fields)
 
 
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    """What a policy is built for: the observations on offer, the action and the clock.
+
+    Attributes:
+      observations: All observation keys the environment or dataset offers.
+      action_size: A.
+      control_hz: Control ticks a second.
+      observe_on: ``"period"`` or ``"decision"``.
+      observe_period_s: Seconds between observation ticks.
+      max_ticks: Most observation ticks of one episode; the capacity a full history needs.
+    """
+
+    observations: dict[str, ArraySpec]
+    action_size: int = 7
+    control_hz: float = 20.0
+    observe_on: str = "period"
+    observe_period_s: float = 0.4
+    max_ticks: int = 64
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns JSON-ready plain data."""
+        return _plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Interface:
+        """Rebuilds an interface from `to_json` output."""
+        specs = {key: ArraySpec(**spec) for key, spec in data["observations"].items()}
+        return cls(**{**data, "observations": specs})
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}

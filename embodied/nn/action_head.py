@@ -1,0 +1,179 @@
+"""Diffusion action heads: how an action chunk is drawn from noise and how that is learnt.
+
+Both heads share one transformer. Sampling is unrolled over a fixed number of steps with
+tables in buffers, so that it exports; the noise is an argument. Actions are normalised.
+
+Shape letters: R rows (ticks that act), S noise samples a row, K actions, A action size.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from embodied.core.errors import unknown_name
+from embodied.nn.dit import ActionDiT, DiTConfig
+
+
+@dataclasses.dataclass
+class ActionHeadConfig:
+    """The diffusion action expert.
+
+    Attributes:
+      kind: ``"flow"`` (flow matching) or ``"ddim"`` (noise prediction, DDIM sampling).
+      dit: Size of the transformer.
+      steps: Denoising steps when acting.
+      samples: S, noise samples a tick when learning (the trunk and memory run once).
+    """
+
+    kind: str = "flow"
+    dit: DiTConfig = dataclasses.field(default_factory=DiTConfig)
+    steps: int = 10
+    samples: int = 4
+
+    def __post_init__(self) -> None:
+        if self.kind not in _HEADS:
+            raise unknown_name("action head", self.kind, _HEADS)
+
+
+class ActionHead(nn.Module, abc.ABC):
+    """Base of the two heads.
+
+    Args:
+      config: Kind, size and step counts.
+      action_size: A.
+      horizon: K.
+      condition: Width of the condition vector.
+      perceptual: Width of the perceptual tokens.
+    """
+
+    def __init__(
+        self,
+        config: ActionHeadConfig,
+        action_size: int,
+        horizon: int,
+        condition: int,
+        perceptual: int,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.dit = ActionDiT(config.dit, action_size, horizon, condition, perceptual)
+
+    @abc.abstractmethod
+    def sample(self, noise_RKA: Tensor, condition_RC: Tensor, perceptual_RNP: Tensor) -> Tensor:
+        """Draws normalised chunks [R, K, A] from unit Gaussian noise."""
+
+    @abc.abstractmethod
+    def _corrupt(
+        self, chunk: Tensor, noise: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns (noisy chunk, diffusion time for the transformer, target field)."""
+
+    def loss(
+        self,
+        chunk_RKA: Tensor,
+        weight_RK: Tensor,
+        condition_RC: Tensor,
+        perceptual_RNP: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Mean squared error of the predicted field.
+
+        Args:
+          chunk_RKA: Normalised target chunks.
+          weight_RK: Weight of every action; 0 where the chunk is padded.
+          condition_RC: Condition vectors.
+          perceptual_RNP: Perceptual tokens.
+          generator: Draws noise and diffusion times.
+        """
+        samples = self.config.samples
+        chunk = chunk_RKA.repeat(samples, 1, 1)
+        noise = torch.randn(
+            chunk.shape, generator=generator, device=chunk.device, dtype=chunk.dtype
+        )
+        noisy, time, target = self._corrupt(chunk, noise, generator)
+        keys_values = [
+            (key.repeat(samples, 1, 1, 1), value.repeat(samples, 1, 1, 1))
+            for key, value in self.dit.keys_values(perceptual_RNP)
+        ]
+        field = self.dit(noisy, time, condition_RC.repeat(samples, 1), keys_values)
+        error = (field - target).square().mean(dim=-1)
+        weight = weight_RK.repeat(samples, 1).to(error.dtype)
+        return (error * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+class FlowMatchingHead(ActionHead):
+    """Straight paths from noise (time 0) to action (time 1); Euler integration.
+
+    Source: Lipman et al. 2023 (arXiv 2210.02747), optimal-transport paths.
+    """
+
+    def _corrupt(
+        self, chunk: Tensor, noise: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        time = torch.rand(chunk.shape[0], generator=generator, device=chunk.device)
+        along = time[:, None, None].to(chunk.dtype)
+        # The transformer's sinusoid is made for steps 0..100.
+        return (1 - along) * noise + along * chunk, time * 100.0, chunk - noise
+
+    def sample(self, noise_RKA: Tensor, condition_RC: Tensor, perceptual_RNP: Tensor) -> Tensor:
+        keys_values = self.dit.keys_values(perceptual_RNP)
+        chunk, steps = noise_RKA, self.config.steps
+        for step in range(steps):
+            time = torch.full((chunk.shape[0],), 100.0 * step / steps, device=chunk.device)
+            chunk = chunk + self.dit(chunk, time, condition_RC, keys_values) / steps
+        return chunk
+
+
+class DDIMHead(ActionHead):
+    """Noise prediction over 100 steps with squared-cosine betas; deterministic DDIM.
+
+    Source: MemoryVLA section 3.4 and its released schedule: leading spacing, eta 0, last
+    alpha-bar 1. Deviation: alpha-bar is clamped below 1 where it divides.
+    """
+
+    TRAIN_STEPS = 100
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        edges = torch.arange(self.TRAIN_STEPS + 1, dtype=torch.float64) / self.TRAIN_STEPS
+        bar = torch.cos((edges + 0.008) / 1.008 * torch.pi / 2).square()
+        betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+        self.register_buffer("alpha_bar", torch.cumprod(1 - betas, dim=0).float(), persistent=False)
+
+    def _corrupt(
+        self, chunk: Tensor, noise: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        step = torch.randint(
+            self.TRAIN_STEPS, (chunk.shape[0],), generator=generator, device=chunk.device
+        )
+        bar = self.alpha_bar[step][:, None, None].to(chunk.dtype)
+        return bar.sqrt() * chunk + (1 - bar).sqrt() * noise, step.float(), noise
+
+    def sample(self, noise_RKA: Tensor, condition_RC: Tensor, perceptual_RNP: Tensor) -> Tensor:
+        keys_values = self.dit.keys_values(perceptual_RNP)
+        chunk = noise_RKA
+        stride = self.TRAIN_STEPS // self.config.steps
+        for step in reversed(range(0, stride * self.config.steps, stride)):
+            time = torch.full((chunk.shape[0],), float(step), device=chunk.device)
+            noise = self.dit(chunk, time, condition_RC, keys_values)
+            bar = self.alpha_bar[step]
+            clean = (chunk - (1 - bar).sqrt() * noise) / bar.sqrt()
+            if step == 0:
+                return clean
+            before = self.alpha_bar[step - stride].clamp(max=1 - 1e-6)
+            chunk = before.sqrt() * clean + (1 - before).sqrt() * noise
+        return chunk
+
+
+_HEADS: dict[str, type[ActionHead]] = {"flow": FlowMatchingHead, "ddim": DDIMHead}
+
+
+def build_action_head(
+    config: ActionHeadConfig, action_size: int, horizon: int, condition: int, perceptual: int
+) -> ActionHead:
+    """Returns the head named by ``config.kind``."""
+    return _HEADS[config.kind](config, action_size, horizon, condition, perceptual)

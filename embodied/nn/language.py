@@ -1,0 +1,36 @@
+"""The one instruction encoder of the package: bytes in, a vector out, no tokenizer.
+
+Working on UTF-8 bytes keeps the text path inside the exported graph, so that a robot
+controller needs no vocabulary file and no torch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+INSTRUCTION_BYTES = 160
+
+
+class ByteInstructionEncoder(nn.Module):
+    """Encodes zero-padded UTF-8 bytes with strided convolutions and max pooling.
+
+    Args:
+      width: Size of the output vector.
+      channels: Channels of the byte embedding and the convolutions.
+    """
+
+    def __init__(self, width: int, channels: int = 48) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(256, channels, padding_idx=0)
+        # Window 8, stride 4: words of the instruction overlap at least one window well.
+        self.local = nn.Conv1d(channels, channels, 8, stride=4)
+        self.wide = nn.Conv1d(channels, channels, 5, stride=2, padding=2)
+        self.project = nn.Linear(2 * channels, width)
+
+    def forward(self, instruction_u8: Tensor) -> Tensor:
+        """Maps uint8 [B, 160] to [B, width]."""
+        x = self.embed(instruction_u8.long()).transpose(1, 2)
+        local = nn.functional.gelu(self.local(x))
+        wide = nn.functional.gelu(self.wide(local))
+        return self.project(torch.cat([local.amax(dim=-1), wide.amax(dim=-1)], dim=-1))

@@ -1,0 +1,119 @@
+"""Image trunks that keep spatial tokens.
+
+Shape letters: B images, H W pixels, G tokens along a side, N = G*G tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from embodied.core.errors import ConfigError
+
+
+class ConvTrunk(nn.Module):
+    """A small convolutional stem: one token for each 8x8 pixel patch, local features only.
+
+    Normalisation subtracts a per-pixel mean image of the training data, so that what is
+    the same in every frame (table, robot base) is zero from the start. Tokens carry no
+    position code: equal things at different places give equal tokens, which is what lets
+    a token of the present find its like in memory. Positions are added after memory.
+
+    Args:
+      image_size: Height and width in pixels; a multiple of 8.
+      width: D, token width.
+      channels: Channels after the first and the second convolution.
+      blocks: Residual blocks at token resolution.
+    """
+
+    STRIDE = 8
+
+    def __init__(
+        self,
+        image_size: int,
+        width: int,
+        channels: tuple[int, int] = (32, 64),
+        blocks: int = 1,
+    ) -> None:
+        super().__init__()
+        if image_size % self.STRIDE:
+            raise ConfigError(
+                f"image_size must be a multiple of {self.STRIDE} for the conv trunk, got {image_size}"
+            )
+        self.grid = image_size // self.STRIDE
+        self.tokens = self.grid**2
+        first, second = channels
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, first, 5, stride=2, padding=2),
+            nn.GELU(),
+            nn.Conv2d(first, second, 3, stride=2, padding=1),
+            nn.GroupNorm(8, second),
+            nn.GELU(),
+            nn.Conv2d(second, width, 3, stride=2, padding=1),
+            nn.GroupNorm(8, width),
+            nn.GELU(),
+        )
+        self.blocks = nn.ModuleList([_ResidualBlock(width) for _ in range(blocks)])
+        self.register_buffer("mean_image", torch.full((3, image_size, image_size), 0.5))
+
+    def set_mean_image(self, mean_image_f32: Tensor) -> None:
+        """Sets the mean image, float [3, H, W] in 0..1."""
+        self.mean_image.copy_(mean_image_f32)
+
+    def forward(self, image_u8: Tensor) -> Tensor:
+        """Maps uint8 images [B, H, W, 3] to tokens [B, N, D], rows of the grid first."""
+        x = image_u8.permute(0, 3, 1, 2).to(self.mean_image.dtype) / 255.0
+        # 4: differences from the mean image are small; this brings objects to unit scale.
+        x = (x - self.mean_image) * 4.0
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        for block in self.blocks:
+            x = block(x)
+        return x.flatten(2).transpose(1, 2)
+
+
+class _ResidualBlock(nn.Module):
+    """Pre-norm 3x3 convolution followed by a 1x1, added to the input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.spatial = nn.Conv2d(width, width, 3, padding=1)
+        self.mix = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(nn.functional.gelu(self.spatial(self.norm(x))))
+
+
+class SqueezeExcite(nn.Module):
+    """Channel compression of perceptual tokens: the token count stays, channels shrink.
+
+    Source: MemoryVLA (arXiv 2508.19236) section 3.2 as in its released code: 1x1
+    convolution, ReLU, squeeze-and-excitation gate (reduction 16), 1x1 convolution; no
+    residual, no norm. A 1x1 convolution over a token map is a linear map over tokens.
+
+    Args:
+      width_in: Channels of the raw tokens.
+      width_out: D, channels of the compressed tokens; twice as many are used inside.
+      reduction: Squeeze ratio of the gate.
+    """
+
+    def __init__(self, width_in: int, width_out: int, reduction: int = 16) -> None:
+        super().__init__()
+        middle = 2 * width_out
+        self.expand = nn.Linear(width_in, middle, bias=False)
+        self.squeeze = nn.Linear(middle, middle // reduction)
+        self.excite = nn.Linear(middle // reduction, middle)
+        self.project = nn.Linear(middle, width_out, bias=False)
+
+    def forward(self, tokens_BNC: Tensor) -> Tensor:
+        """Maps [B, N, C] to [B, N, D]."""
+        z = torch.relu(self.expand(tokens_BNC))
+        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(z.mean(dim=1, keepdim=True)))))
+        return self.project(z * gate)
+
+
+def grid_positions(grid: int) -> Tensor:
+    """Returns token centres [N, 2] as (x, y) in -1..1, rows of the grid first."""
+    centre = (torch.arange(grid) + 0.5) / grid * 2 - 1
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    return torch.stack([x, y], dim=-1).reshape(-1, 2)

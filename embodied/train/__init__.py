@@ -1,0 +1,1 @@
+"""Training: one imitation trainer, checkpoints, logging and optimisation."""

@@ -1,0 +1,250 @@
+"""Checkpoints: ``policy.json`` + ``model.safetensors`` is the whole contract.
+
+A checkpoint directory is written under a temporary name and renamed when complete, so that
+one that exists is whole. ``train_state/`` beside it serves resuming only. No pickle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from embodied.core.errors import CheckpointError
+from embodied.core.policy import Policy
+from embodied.core.specs import Interface
+
+FORMAT_VERSION = 1
+POLICY_FILE, MODEL_FILE, TRAIN_STATE = "policy.json", "model.safetensors", "train_state"
+
+
+@dataclasses.dataclass
+class PolicyMeta:
+    """What ``policy.json`` holds beside the weights.
+
+    Attributes:
+      policy: Name in the policy table.
+      config: The policy's configuration as plain data.
+      interface: What the policy was built for.
+      tasks: Task names it was trained on.
+      level: Level it was trained on.
+      env: The environment configuration of its data as plain data.
+      train: How it was trained: seeds of the data, training seed, steps, options.
+      package_version: Version that wrote it.
+      format_version: Version of this file format.
+    """
+
+    policy: str
+    config: dict[str, Any]
+    interface: dict[str, Any]
+    tasks: list[str]
+    level: str
+    env: dict[str, Any]
+    train: dict[str, Any]
+    package_version: str
+    format_version: int = FORMAT_VERSION
+
+
+@dataclasses.dataclass
+class LoadedPolicy:
+    """A policy ready to act, with its description and where it came from."""
+
+    policy: Policy
+    meta: PolicyMeta
+    path: Path
+
+
+def write_policy(directory: Path, meta: PolicyMeta, weights: dict[str, Tensor]) -> None:
+    """Writes the two files of the contract into an existing directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().contiguous().clone() for k, v in weights.items()}, directory / MODEL_FILE)
+    (directory / POLICY_FILE).write_text(json.dumps(dataclasses.asdict(meta), indent=1) + "\n")
+
+
+def write_checkpoint(
+    run: Path,
+    step: int,
+    meta: PolicyMeta,
+    weights: dict[str, Tensor],
+    train_tensors: dict[str, dict[str, Tensor]],
+    train_info: dict[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Writes ``checkpoints/<step>`` atomically and removes old train states.
+
+    Args:
+      run: Run directory.
+      step: Updates done.
+      meta: Content of ``policy.json``.
+      weights: Weights to deploy (averaged, where averaging is on).
+      train_tensors: File stem -> tensors needed to resume.
+      train_info: Plain data needed to resume.
+      keep: Newest checkpoints that stay; older ones are deleted.
+    """
+    parent = run / "checkpoints"
+    parent.mkdir(parents=True, exist_ok=True)
+    for stale in parent.glob(".writing-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    temporary = parent / f".writing-{step:08d}"
+    write_policy(temporary, meta, weights)
+    state = temporary / TRAIN_STATE
+    state.mkdir()
+    for stem, tensors in train_tensors.items():
+        save_file(tensors, state / f"{stem}.safetensors")
+    (state / "state.json").write_text(json.dumps({"step": step, **train_info}) + "\n")
+    for file in temporary.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+    final = parent / f"{step:08d}"
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Returns the complete checkpoint directories of a run, oldest first."""
+    found = (run / "checkpoints").glob("*")
+    return sorted(p for p in found if re.fullmatch(r"\d{8}", p.name) and (p / POLICY_FILE).exists())
+
+
+def resolve(path: str | Path) -> Path:
+    """Finds the checkpoint directory behind a run, a checkpoint, or a claim's folder."""
+    path = Path(path)
+    if (path / POLICY_FILE).exists():
+        return path
+    found = checkpoints(path)
+    if found:
+        return found[-1]
+    raise CheckpointError(
+        f"no checkpoint at {path}: expected {POLICY_FILE} in it, or a run directory with "
+        "checkpoints/<step>/. Train one with: embodied train task=remember_color"
+    )
+
+
+def read_meta(directory: Path) -> PolicyMeta:
+    """Reads and checks ``policy.json``.
+
+    Raises:
+      CheckpointError: If it is not valid JSON, lacks a field, or is of a future version.
+    """
+    file = directory / POLICY_FILE
+    try:
+        data = json.loads(file.read_text())
+        version = data["format_version"]
+        if version > FORMAT_VERSION:
+            raise CheckpointError(
+                f"{file}: format version {version} is newer than {FORMAT_VERSION}, which this "
+                "package reads; upgrade embodied-memory"
+            )
+        return PolicyMeta(**data)
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} is not a valid policy description: {error}") from error
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Reads a safetensors file; names what is wrong with one that is not."""
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing; the checkpoint is incomplete") from None
+    except (SafetensorError, OSError) as error:
+        head = file.read_bytes()[:2]
+        kind = "a pickle or zip archive, which is never loaded" if head in (b"PK", b"\x80\x02") else "not safetensors"
+        raise CheckpointError(
+            f"{file} is {kind} ({error}); expected a safetensors file written by this package"
+        ) from error
+
+
+def check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> list[str]:
+    """Returns one line for each missing, extra, misshapen or non-finite tensor."""
+    problems = [f"missing {name}" for name in sorted(expected.keys() - weights.keys())]
+    problems += [f"unexpected {name}" for name in sorted(weights.keys() - expected.keys())]
+    for name in sorted(expected.keys() & weights.keys()):
+        found, want = tuple(weights[name].shape), tuple(expected[name].shape)
+        if found != want:
+            problems.append(f"{name}: shape {list(found)}, expected {list(want)}")
+        elif weights[name].is_floating_point() and not bool(weights[name].isfinite().all()):
+            problems.append(f"{name}: holds NaN or infinity")
+    return [f"{source}: {problem}" for problem in problems]
+
+
+def build_policy(meta: PolicyMeta) -> Policy:
+    """Builds the untrained policy that `meta` describes."""
+    from embodied import registry
+    from embodied.config import from_plain
+
+    cls = registry.policy_class(meta.policy)
+    config = from_plain(registry.policy_config_class(meta.policy), meta.config, where="policy.json:config")
+    return cls(config, Interface.from_json(meta.interface))
+
+
+def load(path: str | Path, device: str = "cpu") -> LoadedPolicy:
+    """Loads a policy from a run directory (its newest checkpoint) or a checkpoint.
+
+    Args:
+      path: Run directory, checkpoint directory, or a claim's checkpoint folder.
+      device: Where the policy shall live.
+
+    Raises:
+      CheckpointError: For anything but a complete, matching checkpoint.
+    """
+    directory = resolve(path)
+    meta = read_meta(directory)
+    policy = build_policy(meta)
+    expected = policy.state_dict()
+    weights = read_weights(directory / MODEL_FILE)
+    problems = check_weights(weights, expected, str(directory / MODEL_FILE))
+    if problems:
+        raise CheckpointError("\n".join(problems[:8]))
+    weights = {k: v.to(expected[k].dtype) for k, v in weights.items()}
+    policy.load_state_dict(weights)
+    policy.eval().requires_grad_(False).to(device)
+    return LoadedPolicy(policy, meta, directory)
+
+
+def initialise_from(policy: Policy, path: str | Path) -> list[str]:
+    """Copies every weight that fits by name and shape from another checkpoint.
+
+    Returns:
+      One line for each tensor that was not taken over, for the log.
+
+    Raises:
+      CheckpointError: If nothing fits.
+    """
+    directory = resolve(path)
+    weights = read_weights(directory / MODEL_FILE)
+    own = policy.state_dict()
+    taken = {k: v.to(own[k].dtype) for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    if not taken:
+        raise CheckpointError(f"init={path}: no tensor of it fits this policy; is it another policy?")
+    policy.load_state_dict(taken, strict=False)
+    skipped = [f"kept fresh: {name}" for name in own if name not in taken]
+    return skipped + [f"not used: {name}" for name in weights if name not in taken]
+
+
+def read_train_state(directory: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Returns the plain data and the tensors that `write_checkpoint` stored for resuming."""
+    state = directory / TRAIN_STATE
+    try:
+        info = json.loads((state / "state.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{state} cannot be resumed from: {error}") from error
+    return info, {file.stem: read_weights(file) for file in sorted(state.glob("*.safetensors"))}
+
+
+def rng_tensor(generator: torch.Generator) -> Tensor:
+    """Returns a generator's state as a uint8 tensor that safetensors can hold."""
+    return generator.get_state().clone()

@@ -1,0 +1,109 @@
+"""The schema of a training run. Plain data; imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from embodied.core.errors import ConfigError
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay.
+
+    Attributes:
+      lr: Peak learning rate.
+      final_lr_fraction: Learning rate at the last step as a fraction of the peak.
+      warmup_steps: Steps of linear warm-up.
+      weight_decay: Applied to matrices only, not to norms, biases or embeddings of size 1.
+      clip_norm: Largest global gradient norm.
+      ema: Decay of the averaged weights that are evaluated and deployed; 0 turns it off.
+    """
+
+    lr: float = 1e-3
+    final_lr_fraction: float = 0.05
+    warmup_steps: int = 100
+    weight_decay: float = 0.02
+    clip_norm: float = 1.0
+    ema: float = 0.995
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or not 0 <= self.ema < 1:
+            raise ConfigError(f"expected lr > 0 and 0 <= ema < 1, got lr={self.lr}, ema={self.ema}")
+
+
+@dataclasses.dataclass
+class Component:
+    """A name from a closed table with its options.
+
+    Attributes:
+      name: Row of the table.
+      config: Options, as the row's own configuration dataclass names them.
+    """
+
+    name: str
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """One imitation run; written to ``config.yaml`` in the run directory.
+
+    Attributes:
+      task: Task names; several train one multi-task policy.
+      level: Level of the tasks.
+      observation: ``"rgb"``, ``"rgbd"`` or ``"state"``; names the default datasets.
+      data: Dataset directories, one a task; empty for ``data/<task>-<level>-<observation>``.
+      data_weights: Sampling weight of each dataset; empty for equal weights.
+      policy: The policy and its options.
+      memory: The memory and its options; ``none`` gives the memoryless twin.
+      seed: Seeds weights, data order and training noise.
+      steps: Optimiser steps.
+      batch_episodes: Whole episodes in a batch.
+      optim: Optimiser and schedule.
+      init: Run, checkpoint or claim whose weights to start from; optimiser and step are fresh.
+      device: ``"cpu"`` or ``"cuda"``.
+      threads: CPU threads.
+      precision: ``"fp32"``, ``"bf16"`` (autocast), or ``"auto"``: bf16 where it is fast.
+      log_every: Steps between log rows.
+      checkpoint_every: Steps between checkpoints.
+      eval_every: Steps between evaluations on validation seeds; 0 for none.
+      eval_episodes: Episodes of such an evaluation.
+    """
+
+    task: list[str]
+    level: str = "easy"
+    observation: str = "rgb"
+    data: list[str] = dataclasses.field(default_factory=list)
+    data_weights: list[float] = dataclasses.field(default_factory=list)
+    policy: Component = dataclasses.field(default_factory=lambda: Component("memory_vla"))
+    memory: Component = dataclasses.field(default_factory=lambda: Component("perceptual_cognitive"))
+    seed: int = 0
+    steps: int = 2000
+    batch_episodes: int = 8
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    init: str | None = None
+    device: str = "cpu"
+    threads: int = 1
+    precision: str = "auto"
+    log_every: int = 20
+    checkpoint_every: int = 250
+    eval_every: int = 0
+    eval_episodes: int = 50
+
+    def __post_init__(self) -> None:
+        if not self.task:
+            raise ConfigError("task is empty: name at least one, for example task=remember_color")
+        if self.data and len(self.data) != len(self.task):
+            raise ConfigError(f"{len(self.task)} tasks need as many data directories, got {self.data}")
+        for name in ("steps", "batch_episodes", "threads", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ConfigError(f"precision must be auto, fp32 or bf16, got {self.precision!r}")
+
+    def datasets(self) -> list[str]:
+        """Returns the dataset directory of each task."""
+        default = [f"data/{task}-{self.level}-{self.observation}" for task in self.task]
+        return self.data or default

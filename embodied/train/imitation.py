@@ -1,0 +1,291 @@
+"""The imitation trainer: one readable loop for every policy.
+
+Data order, noise and learning rate are functions of (seed, step), so a resumed run equals an
+uninterrupted one bit for bit on a CPU. The deployed weights are the averaged ones of the last
+step: that is the checkpoint rule, fixed before any evaluation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from embodied import __version__, registry
+from embodied.config import from_plain, load_yaml, save_yaml, to_plain
+from embodied.core.errors import CheckpointError, ConfigError
+from embodied.core.policy import Policy
+from embodied.core.task import EnvConfig
+from embodied.data.segments import SegmentConfig, SegmentDataset
+from embodied.train import checkpoint
+from embodied.train.config import TrainConfig
+from embodied.train.logger import MetricsLogger
+from embodied.train.optim import (
+    Ema,
+    learning_rate,
+    make_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+)
+
+CONFIG_FILE = "config.yaml"
+
+
+def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
+    """Trains a policy by imitation.
+
+    Args:
+      config: What to train and how.
+      run: Run directory to make, or to carry on from with `resume`.
+      resume: Carry on from the newest checkpoint; the configuration must be the same.
+
+    Returns:
+      The final checkpoint directory.
+
+    Raises:
+      ConfigError: If `run` exists without `resume`, or holds another configuration.
+      SpecMismatch, DataError: If data and policy do not fit.
+    """
+    run = Path(run)
+    _claim_run_directory(run, config, resume)
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    device = torch.device(config.device)
+
+    # Data, policy, optimiser.
+    dataset = SegmentDataset(
+        config.datasets(),
+        SegmentConfig(config.batch_episodes, config.seed, weights=config.data_weights),
+    )
+    policy = _build(config, dataset).to(device)
+    optimizer = make_optimizer(policy, config.optim)
+    noise = torch.Generator(device=device).manual_seed(config.seed)
+    meta = _describe(config, policy, dataset)
+
+    # Where to start.
+    start = 0
+    ema = Ema(policy, config.optim.ema)
+    found = checkpoint.checkpoints(run) if resume else []
+    if found:
+        start = _restore(found[-1], policy, optimizer, ema, noise, device)
+    elif config.init:
+        for line in checkpoint.initialise_from(policy, config.init):
+            tqdm.write(f"init: {line}")
+        ema = Ema(policy, config.optim.ema)
+
+    logger = MetricsLogger(run, start)
+    validate = _validator(config, dataset) if config.eval_every else None
+    amp = _autocast(config.precision, device)
+    final = found[-1] if found else run
+    began = time.monotonic()
+    with _until_signal() as stop, tqdm(total=config.steps, initial=start, unit="step") as bar:
+        for step in range(start, config.steps):
+            rate = learning_rate(config.optim, step, config.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            segment = dataset.batch(step).map(lambda x: x.to(device, non_blocking=True))
+            policy.train()
+            with amp():
+                out = policy.loss(segment, policy.initial_state(config.batch_episodes), noise)
+            optimizer.zero_grad(set_to_none=True)
+            out.loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.optim.clip_norm)
+            optimizer.step()
+            ema.update(policy, step)
+
+            done = step + 1
+            last = done == config.steps or stop()
+            if done % config.log_every == 0 or last:
+                # The only place that waits for the device.
+                values = {name: float(value) for name, value in out.metrics.items()}
+                if not all(map(_finite, values.values())):
+                    raise ConfigError(
+                        f"loss is not finite at step {done} ({values}); lower optim.lr"
+                    )
+                rows_per_s = (done - start) * config.batch_episodes / (time.monotonic() - began)
+                logger.log(
+                    step,
+                    {**values, "grad_norm": float(norm), "lr": rate, "episodes_per_s": rows_per_s},
+                )
+                bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
+            bar.update()
+            if done % config.checkpoint_every == 0 or last:
+                final = _save(run, done, meta, policy, optimizer, ema, noise)
+            if validate and (done % config.eval_every == 0 or done == config.steps):
+                logger.log(step, validate(policy, ema))
+            if last:
+                break
+    logger.close()
+    return final
+
+
+# ---- pieces of the loop ----------------------------------------------------------------
+
+
+def _claim_run_directory(run: Path, config: TrainConfig, resume: bool) -> None:
+    plain = to_plain(config)
+    file = run / CONFIG_FILE
+    if resume:
+        if not file.exists():
+            raise CheckpointError(f"{run} has no {CONFIG_FILE}: nothing to resume; drop --resume")
+        stored = to_plain(from_plain(TrainConfig, load_yaml(file), source=str(file)))
+        differing = [
+            f"  {key}: {stored[key]!r} in the run, {plain[key]!r} asked for"
+            for key in plain
+            if stored[key] != plain[key]
+        ]
+        if differing:
+            raise ConfigError(f"{run} was started differently:\n" + "\n".join(differing))
+        return
+    if run.exists() and any(run.iterdir()):
+        raise ConfigError(
+            f"{run} already exists; pass --resume to carry on, or choose another directory"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    save_yaml(file, plain)
+
+
+def _build(config: TrainConfig, dataset: SegmentDataset) -> Policy:
+    name, options = config.policy.name, dict(config.policy.config)
+    options |= {"memory": config.memory.name, "memory_config": dict(config.memory.config)}
+    schema = registry.policy_config_class(name)
+    policy = registry.policy_class(name)(
+        from_plain(schema, options, where="policy.config"), dataset.interface
+    )
+    policy.set_statistics(dataset.statistics())
+    return policy
+
+
+def _describe(
+    config: TrainConfig, policy: Policy, dataset: SegmentDataset
+) -> checkpoint.PolicyMeta:
+    return checkpoint.PolicyMeta(
+        policy=config.policy.name,
+        config=to_plain(policy.config),
+        interface=dataset.interface.to_json(),
+        tasks=dataset.tasks,
+        level=dataset.level,
+        env=to_plain(dataset.env),
+        train={
+            "seed": config.seed,
+            "steps": config.steps,
+            "batch_episodes": config.batch_episodes,
+            "episodes": dataset.episodes,
+            "data_seeds": dataset.seed_range,
+            "init": config.init,
+        },
+        package_version=__version__,
+    )
+
+
+def _save(
+    run: Path,
+    step: int,
+    meta: checkpoint.PolicyMeta,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema,
+    noise: torch.Generator,
+) -> Path:
+    weights = {k: v.detach().clone().contiguous() for k, v in policy.state_dict().items()}
+    return checkpoint.write_checkpoint(
+        run,
+        step,
+        meta,
+        ema.weights,
+        {
+            "weights": weights,
+            "optimizer": optimizer_tensors(optimizer),
+            "random": {
+                "noise": noise.get_state().clone(),
+                "global": torch.get_rng_state().clone(),
+            },
+        },
+        {},
+    )
+
+
+def _restore(
+    directory: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema,
+    noise: torch.Generator,
+    device: torch.device,
+) -> int:
+    info, tensors = checkpoint.read_train_state(directory)
+    policy.load_state_dict({k: v.to(device) for k, v in tensors["weights"].items()})
+    averaged = checkpoint.read_weights(directory / checkpoint.MODEL_FILE)
+    ema.weights = {k: v.to(device) for k, v in averaged.items()}
+    restore_optimizer(optimizer, tensors["optimizer"])
+    noise.set_state(tensors["random"]["noise"])
+    torch.set_rng_state(tensors["random"]["global"])
+    return int(info["step"])
+
+
+def _validator(
+    config: TrainConfig, dataset: SegmentDataset
+) -> Callable[[Policy, Ema], dict[str, float]]:
+    """Returns a function that measures success on validation seeds with averaged weights."""
+    from embodied.core.rng import VALIDATION_SEED_START
+    from embodied.evaluate.runner import run as run_episodes
+
+    seeds = list(range(VALIDATION_SEED_START, VALIDATION_SEED_START + config.eval_episodes))
+    env: EnvConfig = dataset.env
+    vectors = {
+        task: registry.make_vec(task, dataset.level, env, num_envs=min(10, config.eval_episodes))
+        for task in dataset.tasks
+    }
+
+    def validate(policy: Policy, ema: Ema) -> dict[str, float]:
+        own = {k: v.detach().clone() for k, v in policy.state_dict().items()}
+        policy.load_state_dict(ema.weights)
+        policy.eval()
+        values = {}
+        for task, vector in vectors.items():
+            results = run_episodes(policy, vector, seeds, progress=False)
+            values[f"validation/{task}"] = sum(r.success for r in results) / len(results)
+        policy.load_state_dict(own)
+        return values
+
+    return validate
+
+
+def _autocast(precision: str, device: torch.device) -> Callable[[], Any]:
+    """Returns a context for the forward pass; bf16 only where the hardware is fast at it."""
+    if precision == "auto":
+        # On a CPU, AVX-512 bf16 alone helps these small networks little: fp32 is the default.
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if fast else "fp32"
+    if precision == "fp32":
+        return contextlib.nullcontext
+    return lambda: torch.autocast(device.type, torch.bfloat16)
+
+
+@contextlib.contextmanager
+def _until_signal() -> Iterator[Callable[[], bool]]:
+    """Turns SIGINT and SIGTERM into 'write a checkpoint and stop' while the loop runs."""
+    caught: list[int] = []
+
+    def note(number: int, _frame: Any) -> None:
+        caught.append(number)
+
+    try:
+        old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: leave signals alone
+        old = {}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")

@@ -1,0 +1,63 @@
+"""Configuration of MemoryVLA."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from embodied.core.errors import ConfigError, unknown_name
+from embodied.nn.action_head import ActionHeadConfig
+
+TRUNKS = ("conv", "entities")
+STORES = ("raw", "fused")
+
+
+@dataclasses.dataclass
+class MemoryVLAConfig:
+    """Everything that shapes the network; plain data, stored in ``policy.json``.
+
+    Attributes:
+      trunk: ``"conv"`` (camera images) or ``"entities"`` (state observation).
+      width: D, width of perceptual and cognitive tokens.
+      channels: Channels of the convolutional stem after its first and second layer.
+      blocks: Residual blocks of the stem at token resolution.
+      readout_queries: Queries of each token readout.
+      proprio: Observation keys appended to the cognitive token; empty for none.
+      memory: Name in ``embodied.memory.MEMORIES``; ``"none"`` is the memoryless twin.
+      memory_config: Options of that memory.
+      fusion: ``"gate"`` (learned, elementwise) or ``"add"`` (mean of present and memory).
+      store: Store the ``"raw"`` tokens of the present or the ``"fused"`` ones.
+      horizon: K, actions in a chunk.
+      head: The diffusion action expert.
+      goal_loss: Weight of the hindsight goal loss: predict where the hand will be at its
+        next event, from the demonstration's own future. Not privileged.
+      cue_loss: Weight of a cue classification loss. Privileged (uses the hidden cue):
+        marked in results, never used for published claims.
+    """
+
+    trunk: str = "conv"
+    width: int = 96
+    channels: list[int] = dataclasses.field(default_factory=lambda: [32, 64])
+    blocks: int = 1
+    readout_queries: int = 8
+    proprio: list[str] = dataclasses.field(
+        default_factory=lambda: ["eef_pos_world_m", "gripper_opening"]
+    )
+    memory: str = "perceptual_cognitive"
+    memory_config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    fusion: str = "gate"
+    store: str = "raw"
+    horizon: int = 8
+    head: ActionHeadConfig = dataclasses.field(default_factory=ActionHeadConfig)
+    goal_loss: float = 1.0
+    cue_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.trunk not in TRUNKS:
+            raise unknown_name("trunk", self.trunk, TRUNKS)
+        if self.store not in STORES:
+            raise unknown_name("store", self.store, STORES)
+        if self.width % 8:
+            raise ConfigError(f"width must be a multiple of 8 (group norm), got {self.width}")
+        if self.horizon < 1:
+            raise ConfigError(f"horizon must be >= 1, got {self.horizon}")

@@ -1,0 +1,233 @@
+"""MemoryVLA: perceptual and cognitive tokens, a memory, a diffusion action expert.
+
+Source: MemoryVLA (arXiv 2508.19236). At each observation tick the trunk gives perceptual
+tokens and one cognitive token; both are queries to memory; a gate fuses what comes back;
+the present is stored; a diffusion transformer turns the fused tokens into an action chunk.
+Deviations: learning runs *through* memory (stored tokens keep their gradient), time is in
+seconds, and the network predicts where the hand will be at its next event (hindsight goal).
+
+Shape letters: B rows, T observation ticks, N tokens, D width, K actions in a chunk,
+A action size, R rows of the flattened batch that act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from embodied.core.errors import SpecMismatch
+from embodied.core.policy import LossOutput, Policy
+from embodied.core.rng import GAUSSIAN
+from embodied.core.specs import EE_DELTA_CHUNK, ActionSpec, ArraySpec, Interface, PolicySpec
+from embodied.core.types import Action, Observation, Segment, State, Streams, Working
+from embodied.memory import build_memory
+from embodied.nn.action_head import build_action_head
+from embodied.nn.fusion import GateFusion
+from embodied.nn.language import ByteInstructionEncoder
+from embodied.nn.normalize import ActionNormalizer, VectorNormalizer
+from embodied.nn.readout import TokenReadout
+from policies.memory_vla.config import MemoryVLAConfig
+from policies.memory_vla.model import TRUNKS, Perception
+
+PERCEPTUAL, COGNITIVE = "perceptual", "cognitive"
+INSTRUCTION = "instruction_u8"
+GOAL_SCALE = 10.0
+"""Goals are learnt in decimetres, so that a miss by a cube's width costs about 1."""
+
+
+class MemoryVLA(Policy):
+    """See the module docstring.
+
+    Args:
+      config: Shape of the network.
+      interface: Observations on offer, action size and clock.
+    """
+
+    Config = MemoryVLAConfig
+
+    def __init__(self, config: MemoryVLAConfig, interface: Interface) -> None:
+        super().__init__()
+        self.config, self.interface = config, interface
+        width, offered = config.width, interface.observations
+        missing = [key for key in [*config.proprio, INSTRUCTION] if key not in offered]
+        if missing:
+            raise SpecMismatch(
+                f"MemoryVLA needs the observations {missing}; offered: {sorted(offered)}"
+            )
+        self.trunk = TRUNKS[config.trunk](config, offered)
+        tokens, coordinates = self.trunk.tokens, 3
+        self.instruction = ByteInstructionEncoder(width)
+        proprio_size = sum(int(np.prod(offered[key].shape)) for key in config.proprio)
+        self.proprio_norm = VectorNormalizer(proprio_size)
+        self.proprio = nn.Linear(proprio_size, width)
+        self.cognition = TokenReadout(width, width, width, config.readout_queries, coordinates)
+        self.memory = build_memory(
+            config.memory,
+            {PERCEPTUAL: (tokens, width), COGNITIVE: (1, width)},
+            {"capacity": interface.max_ticks, **config.memory_config},
+        )
+        self.fuse = nn.ModuleDict(
+            {name: GateFusion(width, config.fusion) for name in (PERCEPTUAL, COGNITIVE)}
+        )
+        self.place = nn.Linear(coordinates, width)
+        self.readout = TokenReadout(width, width, width, config.readout_queries, coordinates)
+        self.goal = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3))
+        self.register_buffer("goal_center", torch.zeros(3))
+        self.condition = nn.Linear(4 * width, 2 * width)
+        self.action_norm = ActionNormalizer(interface.action_size)
+        self.head = build_action_head(
+            config.head, interface.action_size, config.horizon, 2 * width, width
+        )
+        self.spec = self._spec()
+
+    def _spec(self) -> PolicySpec:
+        used = dict(self.trunk.inputs)
+        for key in [*self.config.proprio, INSTRUCTION]:
+            used[key] = self.interface.observations[key]
+        state = {
+            name: ArraySpec(tuple(t.shape[1:]), str(t.dtype).removeprefix("torch."))
+            for name, t in self.initial_state(1).items()
+        }
+        size, horizon = self.interface.action_size, self.config.horizon
+        return PolicySpec(
+            observations=used,
+            action=ActionSpec(EE_DELTA_CHUNK, size, horizon),
+            control_hz=self.interface.control_hz,
+            observe_on=self.interface.observe_on,
+            observe_period_s=self.interface.observe_period_s,
+            noise_shape=(horizon, size),
+            noise_law=GAUSSIAN,
+            state=state,
+        )
+
+    def set_statistics(self, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Fills the normalisation buffers from dataset statistics.
+
+        Args:
+          statistics: ``action`` (``low``, ``high`` [A]), ``eef_pos_world_m`` and each
+            proprioceptive key (``mean``, ``std``), each image key (``mean`` float [H, W, 3]
+            in 0..1).
+        """
+
+        def tensor(key: str, name: str) -> Tensor:
+            return torch.as_tensor(np.asarray(statistics[key][name]), dtype=torch.float32)
+
+        self.action_norm.set_statistics(tensor("action", "low"), tensor("action", "high"))
+        self.goal_center.copy_(tensor("eef_pos_world_m", "mean"))
+        if self.config.proprio:
+            mean = torch.cat([tensor(key, "mean").reshape(-1) for key in self.config.proprio])
+            std = torch.cat([tensor(key, "std").reshape(-1) for key in self.config.proprio])
+            self.proprio_norm.set_statistics(mean, std)
+        images = [key for key in self.trunk.inputs if key.endswith("_image_u8")]
+        self.trunk.set_statistics({key: tensor(key, "mean").permute(2, 0, 1) for key in images})
+
+    def initial_state(self, batch: int, capacity: int | None = None) -> State:
+        return self.memory.initial(batch, capacity)
+
+    # ---- one tick -------------------------------------------------------------------
+
+    def observe(
+        self, obs: Observation, time_s: Tensor, state: State, reset: Tensor
+    ) -> tuple[Working, State]:
+        seen, cognitive, instruction = self._perceive(obs)
+        query = {PERCEPTUAL: seen.tokens, COGNITIVE: cognitive}
+        value, pending = self.memory.read(query, time_s, state, reset)
+        fused = self._fuse(query, value)
+        item = fused if self.config.store == "fused" else query
+        state = self.memory.write(pending, item, time_s, state)
+        return Working(self._decide(seen, fused, instruction)), state
+
+    def act(self, working: Working, noise: Tensor) -> Action:
+        features = working.features
+        chunk = self.head.sample(noise, features["condition"], features["perceptual"])
+        return Action(self.action_norm.denormalize(chunk))
+
+    def _perceive(self, obs: Observation) -> tuple[Perception, Tensor, Tensor]:
+        """Encodes the present: perception, cognitive token [B, 1, D], instruction [B, D]."""
+        seen = self.trunk(obs)
+        instruction = self.instruction(obs[INSTRUCTION])
+        context = instruction
+        if self.config.proprio:
+            parts = [obs[key].flatten(1) for key in self.config.proprio]
+            context = context + self.proprio(self.proprio_norm(torch.cat(parts, dim=-1)))
+        cognitive = self.cognition(seen.tokens, seen.positions, context, seen.mask) + context
+        return seen, cognitive[:, None], instruction
+
+    def _fuse(self, query: Streams, value: Streams) -> Streams:
+        return {name: self.fuse[name](query[name], value[name]) for name in query}
+
+    def _decide(self, seen: Perception, fused: Streams, instruction: Tensor) -> dict[str, Tensor]:
+        """Reads the fused tokens out into the conditions of the action expert."""
+        cognitive = fused[COGNITIVE][:, 0]
+        summary = self.readout(fused[PERCEPTUAL], seen.positions, cognitive, seen.mask)
+        goal = self.goal(summary)
+        placed = fused[PERCEPTUAL] + self.place(seen.positions)
+        condition = torch.cat([cognitive, summary, instruction, self.place(goal)], dim=-1)
+        return {
+            "condition": self.condition(condition),
+            "perceptual": placed * seen.mask[..., None],
+            "goal": goal,
+            "summary": summary,
+        }
+
+    # ---- learning -------------------------------------------------------------------
+
+    def loss(
+        self, segment: Segment, state: State, generator: torch.Generator | None = None
+    ) -> LossOutput:
+        """Flow (or noise) loss on the chunks of acting ticks, plus the hindsight goal loss."""
+        batch, ticks = segment.valid.shape
+        rows = segment.valid.reshape(-1).nonzero()[:, 0]
+
+        def at(rows: Tensor, tensor: Tensor) -> Tensor:
+            return tensor.flatten(0, 1)[rows]
+
+        obs = {key: at(rows, segment.obs[key]) for key in self.spec.observations}
+        seen, cognitive, instruction = self._perceive(obs)
+
+        def grid(tensor: Tensor) -> Tensor:
+            """Puts rows back on the [B, T] grid, zero on padding."""
+            full = tensor.new_zeros(batch * ticks, *tensor.shape[1:])
+            return full.index_copy(0, rows, tensor).unflatten(0, (batch, ticks))
+
+        items = {PERCEPTUAL: grid(seen.tokens), COGNITIVE: grid(cognitive)}
+        item_of = self._fuse if self.config.store == "fused" else None
+        values, state = self.memory.unroll(
+            items, segment.time_s, state, segment.is_first, segment.valid, segment.act_mask, item_of
+        )
+        # Only acting ticks are decoded; `keep` finds them among the valid rows.
+        keep = at(rows, segment.act_mask).nonzero()[:, 0]
+        acting = rows[keep]
+        fused = self._fuse(
+            {name: at(acting, tensor) for name, tensor in items.items()},
+            {name: at(acting, tensor) for name, tensor in values.items()},
+        )
+        seen = Perception(seen.tokens[keep], seen.positions[keep], seen.mask[keep])
+        features = self._decide(seen, fused, instruction[keep])
+        chunk = self.action_norm.normalize(at(acting, segment.chunk)[:, : self.config.horizon])
+        weight = at(acting, segment.chunk_valid)[:, : self.config.horizon]
+        action_loss = self.head.loss(
+            chunk, weight, features["condition"], features["perceptual"], generator
+        )
+        goal_valid = at(acting, segment.extras["goal_valid"])
+        target = (at(acting, segment.extras["goal_pos_world_m"]) - self.goal_center) * GOAL_SCALE
+        miss = F.smooth_l1_loss(features["goal"], target, reduction="none").sum(dim=-1)
+        goal_loss = _masked_mean(miss, goal_valid)
+        error_m = (features["goal"] - target).detach().norm(dim=-1) / GOAL_SCALE
+        loss = action_loss + self.config.goal_loss * goal_loss
+        metrics = {
+            "loss": loss.detach(),
+            "action_loss": action_loss.detach(),
+            "goal_loss": goal_loss.detach(),
+            "goal_error_m": _masked_mean(error_m, goal_valid),
+        }
+        return LossOutput(loss, metrics, state)
+
+
+def _masked_mean(value: Tensor, mask: Tensor) -> Tensor:
+    weight = mask.to(value.dtype)
+    return (value * weight).sum() / weight.sum().clamp(min=1.0)
