@@ -185,16 +185,27 @@ def unknown_key(key: str, known: Iterable[str], source: str = "") -> ConfigError
 
 
 def field_docs(schema: type) -> dict[str, str]:
-    """Returns field name -> text of the ``Attributes:`` section of a dataclass's docstring."""
+    """Returns field name -> its text in the ``Attributes:`` sections of a dataclass.
+
+    Sections of base classes count too.
+    """
     docs: dict[str, str] = {}
-    name, inside = "", False
-    for line in (schema.__doc__ or "").splitlines():
+    for cls in reversed(schema.__mro__[:-1]):
+        docs |= _attributes_section(cls.__doc__ or "")
+    return docs
+
+
+def _attributes_section(text: str) -> dict[str, str]:
+    docs: dict[str, str] = {}
+    name, margin, inside = "", 0, False
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
         entry = re.match(r"\s+(\w+): (.*)", line) if inside else None
         if line.strip() == "Attributes:":
-            inside, margin = True, len(line) - len(line.lstrip())
-        elif inside and line.strip() and len(line) - len(line.lstrip()) <= margin:
+            inside, margin = True, indent
+        elif inside and line.strip() and indent <= margin:
             inside = False
-        elif entry and len(line) - len(line.lstrip()) == margin + 2:
+        elif entry and indent == margin + 2:
             name = entry[1]
             docs[name] = entry[2].strip()
         elif inside and name and line.strip():

@@ -46,8 +46,12 @@ apt_install() {
         stop "these are missing and there is no apt-get; install the equivalents of: $*"
     elif [ "$(id -u)" = 0 ]; then
         say "installing system packages: $*"
-        apt-get update -qq >&2
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+        local log
+        log=$(mktemp)
+        { apt-get update && DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1 ||
+            { tail -n 20 "$log" >&2; stop "apt-get failed; its last lines are above"; }
+        rm -f "$log"
     else
         stop "system packages are missing; type this line, then start again:
     sudo apt-get update && sudo apt-get install -y $*"

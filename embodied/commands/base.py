@@ -10,7 +10,7 @@ import textwrap
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from embodied.commands import VERBS
 from embodied.config import (
@@ -18,12 +18,13 @@ from embodied.config import (
     apply_overrides,
     field_docs,
     from_plain,
-    known_paths,
     parse_overrides,
     type_name,
     unknown_key,
 )
 from embodied.core.errors import ConfigError, unknown_name
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +87,14 @@ def parse(command: Command, words: Sequence[str], verb: str) -> Any:
     if command.config:
         from embodied.commands.compose import compose
 
-        data, overrides = compose(command.config, overrides, known_paths(command.options))
+        data, overrides = compose(command.config, overrides)
     return from_plain(command.options, apply_overrides(data, overrides, command.options))
+
+
+def take(cls: type[T], options: Any) -> T:
+    """Returns the part of a verb's options that are fields of another dataclass."""
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    return cls(**{name: getattr(options, name) for name in names})
 
 
 def usage(command: Command, verb: str) -> str:

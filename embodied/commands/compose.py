@@ -6,7 +6,7 @@ Hydra merges defaults and chosen groups; single values are set afterwards by
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,12 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (config_root() / group).glob("*.yaml"))
 
 
-def compose(
-    config: str, overrides: Mapping[str, Raw], known: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Raw]]:
+def compose(config: str, overrides: Mapping[str, Raw]) -> tuple[dict[str, Any], dict[str, Raw]]:
     """Composes a config with the groups among the overrides.
 
     Args:
       config: Name of the YAML file under ``configs/``, without suffix.
       overrides: All ``key=value`` of the command line.
-      known: Dotted keys that are no groups, to tell ``memory.name=gru`` from ``memory=gru``.
 
     Returns:
       Plain nested data, and the overrides that name no group.
@@ -60,14 +57,19 @@ def compose(
       ConfigError: For an option that a group doesn't have; names the nearest one.
     """
     groups = groups_of(config)
-    chosen, values = {}, {}
+    chosen, names, values = {}, {}, {}
     for key, value in overrides.items():
         if key not in groups:
             values[key] = value
-        elif value not in groups[key]:
-            raise unknown_name(key, value, groups[key])
-        else:
+        elif value in groups[key]:
             chosen[key] = str(value)
+        elif value in _installed(key):
+            # No YAML of its own: the dataclass's defaults.
+            names[key] = str(value)
+        else:
+            raise unknown_name(key, value, {*groups[key], *_installed(key)})
+    if "suite" in chosen and "task" in values:
+        raise ConfigError("suite= names the tasks, and so does task=; give one of them")
     with named_extras():
         from hydra import compose as hydra_compose
         from hydra import initialize_config_dir
@@ -82,4 +84,15 @@ def compose(
         raise ConfigError(f"configs/{config}.yaml: {' '.join(str(error).split())}") from error
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}, values
+    data: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    for key, name in names.items():
+        data[key] = {"name": name, "config": {}}
+    return data, values
+
+
+def _installed(group: str) -> list[str]:
+    """Returns names that need no YAML file, since a closed table or an entry point has them."""
+    from embodied import registry
+
+    tables = {"policy": registry.policy_names, "memory": registry.memory_names}
+    return tables[group]() if group in tables else []

@@ -1,0 +1,73 @@
+"""``embodied train``: one imitation run from composed configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from embodied import registry
+from embodied.commands.base import Command, command_line, finish, take
+from embodied.config import from_plain
+from embodied.core.errors import ConfigError
+from embodied.train.config import TrainConfig
+
+
+@dataclasses.dataclass
+class Options(TrainConfig):
+    """Keys of ``embodied train``: those of a run, and where it goes.
+
+    Attributes:
+      out: Run directory to make; empty for ``runs/<task>-<level>-<observation>-<memory>-s<seed>``.
+      resume: Carry on from the run's newest checkpoint; every other key must be as before.
+    """
+
+    out: str = ""
+    resume: bool = False
+
+
+def run(options: Options) -> None:
+    """Checks every name before anything heavy is loaded, then trains."""
+    config = take(TrainConfig, options)
+    check_names(config)
+    out = Path(options.out or default_run(config))
+    from embodied.train.imitation import train
+
+    train(config, out, resume=options.resume)
+    finish(out, command_line("embodied", "evaluate", out))
+
+
+def check_names(config: TrainConfig) -> None:
+    """Refuses unknown tasks, levels, policies, memories and their options."""
+    for task in config.task:
+        registry.task_info(task).knobs(config.level)
+    from embodied.memory import memory_config
+
+    memory_config(config.memory.name, config.memory.config)
+    options = dict(config.policy.config)
+    for key in ("memory", "memory_config"):
+        if key in options:
+            raise ConfigError(
+                f"policy.config.{key} is set by memory=NAME and memory.config.*; leave it out"
+            )
+    schema = registry.policy_config_class(config.policy.name)
+    from_plain(schema, options, where="policy.config")
+
+
+def default_run(config: TrainConfig) -> str:
+    """Returns ``runs/<task>-<level>-<observation>-<memory>-s<seed>``."""
+    task = config.task[0] if len(config.task) == 1 else f"{len(config.task)}tasks"
+    parts = (task, config.level, config.observation, config.memory.name, f"s{config.seed}")
+    return "runs/" + "-".join(parts)
+
+
+COMMAND = Command(
+    run,
+    Options,
+    config="train",
+    examples=(
+        "train policy=memory_vla task=remember_color level=easy preset=small seed=0",
+        "train task=remember_color memory=none seed=0",
+        "train suite=memory_bench_4 observation=state preset=state",
+        "train task=put_block_back optim.lr=5e-4 policy.config.head.steps=5",
+    ),
+)
