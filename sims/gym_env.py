@@ -1,0 +1,303 @@
+"""The Gymnasium environment around one scene and one task."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+import sims
+from embodied.core.errors import ConfigError, SimulatorError, unknown_name
+from embodied.core.specs import ActionSpec, ArraySpec
+from embodied.core.task import TaskInfo
+
+ACTION_SIZE = 7
+REWARDS = ("sparse", "dense")
+
+
+class MemoryBenchEnv(gymnasium.Env):
+    """One MemoryBench task; see the package's README for the phases and the info dictionary.
+
+    Args:
+      task: Snake-case task name, for example ``"remember_color"``.
+      level: ``"easy"``, ``"medium"``, ``"hard"`` or ``"extreme"``.
+      observation: ``"state"``, ``"rgb"`` or ``"rgbd"``.
+      cameras: Cameras to draw: front, left_shoulder, right_shoulder, overhead, wrist.
+      image_size: Side of the square pictures in pixels.
+      control: ``"fast"`` or ``"osc"``.
+      visuals: ``"lite"`` or ``"full"``.
+      reward: ``"sparse"`` (1 on success) or ``"dense"`` (progress in [0, 1]; sums are not
+        comparable between the two).
+      knobs: Overrides of the level's knobs.
+      render_every_step: Whether ``step`` draws pictures. If False, only ``reset``, gates and
+        steps after ``request_picture()`` draw; ``info["image_fresh"]`` says which.
+      render_mode: None or ``"rgb_array"``.
+
+    Raises:
+      ConfigError: For an unknown name or a value out of range.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(
+        self,
+        task: str,
+        level: str = "easy",
+        observation: str = "rgb",
+        cameras: Sequence[str] = ("front",),
+        image_size: int = 64,
+        control: str = "fast",
+        visuals: str = "lite",
+        reward: str = "sparse",
+        knobs: Mapping[str, Any] | None = None,
+        render_every_step: bool = True,
+        render_mode: str | None = None,
+    ) -> None:
+        infos = sims.task_infos()
+        if task not in infos:
+            raise unknown_name("task", task, infos)
+        if reward not in REWARDS:
+            raise unknown_name("reward", reward, REWARDS)
+        if render_mode not in (None, "rgb_array"):
+            raise ConfigError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
+        self.info: TaskInfo = infos[task]
+        self.level, self.reward, self.render_mode = level, reward, render_mode
+        self.knobs = self.info.knobs(level, knobs)
+        self._render_every_step = bool(render_every_step)
+        self._build(observation, cameras, image_size, control, visuals)
+        self.observation_space = gymnasium.spaces.Dict(
+            {key: _space(spec) for key, spec in self.observer.specs.items()}
+        )
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+        self._picture_requested = False
+        self._episode_seed: int | None = None
+        self._over = True
+        self._viewer = None
+
+    def _build(self, observation, cameras, image_size, control, visuals) -> None:
+        from sims.memory_bench.control import make_controller
+        from sims.memory_bench.observe import Observer
+        from sims.memory_bench.scene import Scene
+
+        module, _, class_name = self.info.entry.partition(":")
+        self.task = getattr(importlib.import_module(module), class_name)(self.knobs)
+        self.scene = Scene(self.task.parts(), control=control, visuals=visuals)
+        self.controller = make_controller(self.scene)
+        self.task.bind(self.scene, self.controller)
+        self.observer = Observer(self.scene, observation, cameras, image_size, self.task.entities())
+
+    # -- Gymnasium ------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Starts the episode of `seed`.
+
+        Args:
+          seed: Episode seed >= 0. Without one, seeds are drawn from the last seed given (or
+            at random if there was none).
+          options: ``{"cue": c}`` plays the same episode with another cue.
+
+        Returns:
+          The first observation and its info.
+        """
+        super().reset(seed=seed)
+        episode = int(self.np_random.integers(2**31)) if seed is None else int(seed)
+        unknown = set(options or {}) - {"cue"}
+        if unknown:
+            raise unknown_name("reset option", sorted(unknown)[0], ["cue"])
+        self.task.reset(episode, (options or {}).get("cue"))
+        self._episode_seed, self._over = episode, False
+        self._last_potential = 0.0
+        return self._observe(draw=True), self._info(gate=False, fresh=True)
+
+    def step(
+        self, action: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Advances one control tick (50 ms).
+
+        Args:
+          action: float32 [7] in [-1, 1]: hand displacement (1.0 = 5 cm), rotation vector
+            (1.0 = 0.5 rad), both in world axes, and gripper (-1 open, +1 close). Checked and
+            then ignored while ``info["held"]``.
+
+        Returns:
+          Observation, reward, terminated (outcome decided), truncated (time is up), info.
+
+        Raises:
+          ActionError: For a wrong shape, NaN or an element outside [-1, 1].
+          SimulatorError: If the episode is over or the simulation diverged.
+        """
+        gate = self.advance(action)
+        draw = self._render_every_step or gate or self._picture_requested
+        self._picture_requested = False
+        task = self.task
+        truncated = task.failure_kind == "timeout"
+        terminated = task.decided and not truncated
+        info = self._info(gate=gate, fresh=draw)
+        return self._observe(draw), self._reward(), terminated, truncated, info
+
+    def advance(self, action: np.ndarray) -> bool:
+        """Runs one tick without building an observation; returns whether it was a gate."""
+        from sims.memory_bench.control import check_action
+
+        action = check_action(action)
+        if self._over:
+            raise SimulatorError("step() after the episode ended; call reset(seed=...) first")
+        task = self.task
+        self.controller.step(task.held_action() if task.held else action)
+        self.scene.forward()
+        if not np.isfinite(self.scene.d.qpos).all() or self.scene.d.warning.number.any():
+            raise SimulatorError(
+                f"the simulation diverged in {self.info.name}, seed {self._episode_seed}, tick "
+                f"{task.tick}; please report this seed"
+            )
+        gate = task.advance()
+        self._over = task.decided
+        return gate
+
+    def request_picture(self) -> None:
+        """Makes the next ``step`` draw pictures although ``render_every_step`` is False."""
+        self._picture_requested = True
+
+    def render(self) -> np.ndarray | None:
+        """Returns uint8 [480, 480, 3] from the front camera under ``render_mode="rgb_array"``."""
+        return self.picture("front", 480) if self.render_mode == "rgb_array" else None
+
+    def picture(self, camera: str = "front", size: int = 480) -> np.ndarray:
+        """Returns uint8 [size, size, 3] of any camera, independent of the observations."""
+        from sims.memory_bench.render import Renderer
+        from sims.memory_bench.scene import CAMERA_NAMES
+
+        if camera not in CAMERA_NAMES:
+            raise unknown_name("camera", camera, CAMERA_NAMES)
+        if self._viewer is None or self._viewer.size != size:
+            if self._viewer is not None:
+                self._viewer.close()
+            self._viewer = Renderer(self.scene, size)
+        out = {f"{camera}_image_u8": np.empty((size, size, 3), np.uint8)}
+        self._viewer.render((camera,), out)
+        return out[f"{camera}_image_u8"]
+
+    def close(self) -> None:
+        """Frees renderers; the environment can't be used afterwards."""
+        self.observer.close()
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
+
+    def _observe(self, draw: bool) -> dict[str, np.ndarray]:
+        observation = {key: spec.zeros() for key, spec in self.observer.specs.items()}
+        self.observer.fill(observation, self.task, draw)
+        return observation
+
+    def _reward(self) -> float:
+        if self.reward == "sparse":
+            return float(self.task.success)
+        return float(self.task.potential())
+
+    def _info(self, gate: bool, fresh: bool) -> dict[str, Any]:
+        task = self.task
+        return {
+            "phase": task.phase,
+            "held": task.held,
+            "gate": gate,
+            "commit": task.committed,
+            "cue": task.cue,
+            "success": task.success,
+            "failure_kind": task.failure_kind,
+            "instruction": task.instruction,
+            "time_s": task.tick * 0.05,
+            "image_fresh": fresh and self.observer.mode != "state",
+        }
+
+    # -- beyond Gymnasium -----------------------------------------------------------------
+
+    def observe(self, draw: bool = True) -> dict[str, np.ndarray]:
+        """Returns the observation of the present state; changes nothing."""
+        return self._observe(draw)
+
+    def current_info(self, gate: bool = False) -> dict[str, Any]:
+        """Returns the info of the present state; only a step knows whether it was a gate."""
+        return self._info(gate=gate, fresh=False)
+
+    @property
+    def horizon(self) -> int:
+        """Longest possible episode in control ticks."""
+        return self.task.horizon
+
+    @property
+    def mjcf_sha256(self) -> str:
+        """Hash of the simulated model."""
+        return self.scene.mjcf_sha256
+
+    @property
+    def observation_specs(self) -> dict[str, ArraySpec]:
+        """Observation key -> ArraySpec."""
+        return self.observer.specs
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """The single control action."""
+        from sims.memory_bench.control import ACTION_NAMES
+
+        return ActionSpec("ee_delta_chunk", ACTION_SIZE, 1, names=ACTION_NAMES)
+
+    def spec_dict(self) -> dict[str, Any]:
+        """Returns everything that fixes this environment, as JSON-ready data."""
+        import dataclasses
+
+        return {
+            "task": self.info.name,
+            "env_id": self.info.env_id,
+            "level": self.level,
+            "knobs": dict(self.knobs),
+            "observation": self.observer.mode,
+            "cameras": list(self.observer.cameras),
+            "image_size": self.observer.image_size,
+            "control": self.scene.control,
+            "visuals": self.scene.visuals,
+            "reward": self.reward,
+            "num_cues": self.task.n_cues,
+            "control_hz": 20.0,
+            "horizon": self.horizon,
+            "mjcf_sha256": self.mjcf_sha256,
+            "observations": {
+                key: {**dataclasses.asdict(spec), "shape": list(spec.shape)}
+                for key, spec in self.observer.specs.items()
+            },
+            "action": dataclasses.asdict(self.action_spec),
+        }
+
+    def make_expert(self, seed: int = 0, noise: float = 0.0):
+        """Returns a scripted expert of this environment; see ``expert.WaypointExpert``."""
+        from sims.memory_bench.expert import WaypointExpert
+
+        return WaypointExpert(self, seed, noise)
+
+    def save_state(self) -> dict[str, np.ndarray]:
+        """Returns scene, controller and task as arrays; `restore_state` puts them back exactly.
+
+        Names that start with ``hidden_`` are the only ones that may depend on the cue at go.
+        """
+        return {**self.scene.save(), **self.controller.save(), **self.task.save()}
+
+    def restore_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Puts back what `save_state` of an equal environment returned, bit for bit.
+
+        Raises:
+          ConfigError: If the state belongs to another task or controller.
+        """
+        self.scene.restore(state)
+        self.controller.restore(state)
+        self.task.restore(state)
+        self._episode_seed, self._over = self.task.seed, self.task.decided
+
+
+def _space(spec: ArraySpec) -> gymnasium.Space:
+    if spec.dtype == "bool":
+        return gymnasium.spaces.MultiBinary(spec.shape)
+    return gymnasium.spaces.Box(spec.low, spec.high, spec.shape, np.dtype(spec.dtype).type)

@@ -1,0 +1,1 @@
+"""MemoryBench: robosuite tasks that can't be solved without memory."""

@@ -1,0 +1,163 @@
+"""The scripted expert: privileged waypoints, followed in closed loop, with noise on request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import mujoco
+import numpy as np
+
+from embodied.core.rng import derive
+from sims.memory_bench.control import ACTION_SIZE, POS_PER_UNIT_M, ROT_PER_UNIT_RAD
+from sims.memory_bench.task import OPEN, Waypoint
+
+if TYPE_CHECKING:
+    from sims.gym_env import MemoryBenchEnv
+
+_FIELDS = 9  # pos 3, yaw, gripper, tol, dwell, speed, keyframe
+
+
+def _pack(waypoints: Sequence[Waypoint]) -> np.ndarray:
+    rows = [
+        (*w.pos_world_m, w.yaw_rad, w.gripper, w.tol_m, w.dwell_ticks, w.speed, w.keyframe)
+        for w in waypoints
+    ]
+    return np.array(rows, np.float64).reshape(-1, _FIELDS)
+
+
+class WaypointExpert:
+    """Follows :meth:`Task.waypoints`, asking for a new path at each phase and when replanned.
+
+    Call :meth:`act` exactly once a control tick, before ``env.step``; step with what
+    :meth:`perturb` returns to collect data that recovers. The label is what `act` returned.
+
+    Args:
+      env: The environment; its scene, task and controller are read.
+      seed: Seed of the noise; equal seeds give equal noise.
+      noise: 0 for none; 1 is strong. Scales Gaussian noise each tick and bursts.
+
+    Attributes:
+      keyframe_label: Whether the tick that `act` last answered for ends a keyframe.
+    """
+
+    def __init__(self, env: MemoryBenchEnv, seed: int = 0, noise: float = 0.0) -> None:
+        self._env, self._seed, self.noise = env, int(seed), float(noise)
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts a new episode (of the same noise seed)."""
+        self._rng = derive(self._seed, "expert", "noise")
+        self._path = np.zeros((0, _FIELDS))
+        self._index, self._dwelt = 0, 0
+        self._phase = ""
+        self._burst = np.zeros(ACTION_SIZE)
+        self._burst_left = 0
+        self._gripper = OPEN
+        self.keyframe_label = False
+
+    def act(self) -> np.ndarray:
+        """Returns the clean float32 [7] action for the present tick; zeros while held."""
+        task = self._env.task
+        self.keyframe_label = False
+        if task.held or task.decided:
+            return np.zeros(ACTION_SIZE, np.float32)
+        if task.phase != self._phase:
+            self._phase = task.phase
+            self._start(task.waypoints())
+            self._gripper = OPEN
+        new = task.replan()
+        if new is not None:
+            self._start(new)
+        self._advance()
+        return self._towards(self._path[self._index])
+
+    def _start(self, waypoints: Sequence[Waypoint]) -> None:
+        self._path, self._index, self._dwelt = _pack(waypoints), 0, 0
+        if not len(self._path):
+            raise ValueError(f"the expert got no waypoints in phase {self._phase!r}")
+
+    def _advance(self) -> None:
+        """Moves on from waypoints that have been reached and dwelt at."""
+        scene = self._env.scene
+        while True:
+            row = self._path[self._index]
+            near = np.linalg.norm(row[:3] - scene.eef_pos()) <= row[5]
+            turned = np.linalg.norm(self._rotation_to(row[3], scene.eef_quat())) <= 0.15
+            if not (near and turned) and not self._dwelt:
+                return
+            self._dwelt += 1
+            if self._dwelt <= row[6]:
+                return
+            if row[8]:
+                self.keyframe_label = True
+            if self._index + 1 == len(self._path):
+                return
+            self._index, self._dwelt = self._index + 1, 0
+
+    def _towards(self, row: np.ndarray) -> np.ndarray:
+        controller = self._env.controller
+        action = np.zeros(ACTION_SIZE)
+        move = (row[:3] - controller.reference_pos()) / POS_PER_UNIT_M
+        length = np.linalg.norm(move)
+        action[:3] = move * min(1.0, row[7] / length) if length > 0 else 0.0
+        turn = self._rotation_to(row[3], controller.reference_quat()) / ROT_PER_UNIT_RAD
+        length = np.linalg.norm(turn)
+        action[3:6] = turn * min(1.0, 0.4 / length) if length > 0 else 0.0
+        # While moving, the gripper keeps what the last waypoint asked for; it changes only
+        # once the hand has arrived.
+        if row[4] and (self._dwelt or self._index == 0 or row[6] == 0):
+            self._gripper = row[4]
+        action[6] = self._gripper
+        return np.clip(action, -1, 1).astype(np.float32)
+
+    @staticmethod
+    def _rotation_to(yaw_rad: float, quat_wxyz: np.ndarray) -> np.ndarray:
+        """Returns the world rotation vector from `quat_wxyz` to the downward hand at a yaw."""
+        down = np.array([0.0, np.sqrt(0.5), np.sqrt(0.5), 0.0])
+        turn = np.array([np.cos(yaw_rad / 2), 0.0, 0.0, np.sin(yaw_rad / 2)])
+        goal, inverse, difference, vector = np.empty(4), np.empty(4), np.empty(4), np.empty(3)
+        mujoco.mju_mulQuat(goal, turn, down)
+        mujoco.mju_negQuat(inverse, quat_wxyz)
+        mujoco.mju_mulQuat(difference, goal, inverse)
+        mujoco.mju_quat2Vel(vector, difference, 1.0)
+        return vector
+
+    def perturb(self, action: np.ndarray) -> np.ndarray:
+        """Returns what to execute for a clean `action`: with noise and bursts, in [-1, 1]."""
+        if self.noise <= 0 or self._env.task.held:
+            return np.asarray(action, np.float32)
+        scale = np.array([0.12, 0.12, 0.12, 0.03, 0.03, 0.03, 0.05]) * self.noise
+        noisy = np.asarray(action, np.float64) + scale * self._rng.standard_normal(ACTION_SIZE)
+        start = self._rng.random() < 0.03 * self.noise
+        push, length = self._rng.standard_normal(3), int(self._rng.integers(4, 9))
+        if self._burst_left == 0 and start:
+            self._burst[:3] = 0.5 * push / np.linalg.norm(push)
+            self._burst_left = length
+        if self._burst_left:
+            noisy += self._burst
+            self._burst_left -= 1
+        return np.clip(noisy, -1, 1).astype(np.float32)
+
+    def state(self) -> dict[str, Any]:
+        """Returns a snapshot for :meth:`restore`, so that the expert can be rolled out ahead."""
+        return {
+            "path": self._path.copy(),
+            "index": self._index,
+            "dwelt": self._dwelt,
+            "phase": self._phase,
+            "burst": self._burst.copy(),
+            "burst_left": self._burst_left,
+            "gripper": self._gripper,
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts back a snapshot of :meth:`state`."""
+        self._path = state["path"].copy()
+        self._index, self._dwelt = state["index"], state["dwelt"]
+        self._phase = state["phase"]
+        self._burst[:] = state["burst"]
+        self._burst_left = state["burst_left"]
+        self._gripper = state["gripper"]
+        self._rng.bit_generator.state = state["rng"]

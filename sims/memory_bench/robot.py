@@ -1,0 +1,219 @@
+"""The Panda for fast simulation and cheap pictures: edits robosuite's MJCF before compiling.
+
+``lite`` pictures cost by the vertex, so every detailed mesh is replaced by robosuite's own
+collision mesh of 200 to 300 faces; link 1, whose collision mesh has 12,516 faces, comes
+decimated to 300 from this package's assets (see assets/NOTICE).
+"""
+
+from __future__ import annotations
+
+import pathlib
+import xml.etree.ElementTree as ET
+
+import numpy as np
+
+ASSETS = pathlib.Path(__file__).parent / "assets"
+
+ARM_JOINTS = tuple(f"robot0_joint{i}" for i in range(1, 8))
+FINGER_JOINTS = ("gripper0_right_finger_joint1", "gripper0_right_finger_joint2")
+GRIP_SITE = "gripper0_right_grip_site"
+HAND_BODY = "gripper0_right_right_gripper"
+HAND_CAMERA_BODY = "robot0_right_hand"
+HAND_LAMP_GEOM = "hand_lamp_bulb"
+
+HOME_QPOS_RAD = np.array([0.0, 0.0183, 0.0, -2.7894, 0.0, 2.8076, 0.7854])
+"""Arm joints of the nominal home pose: hand over the table's centre, pointing down."""
+
+FINGER_OPEN_M = 0.04
+"""Travel of one finger from closed to open."""
+
+# Servo of the fast controller. The rotor inertias are lower than robosuite's (5.0 .. 0.7), so
+# that stiff position servos stay stable at 5 ms steps within the Panda's torque limits.
+_ARMATURE = (0.6, 0.6, 0.5, 0.5, 0.2, 0.2, 0.2)
+_KP = (4000.0, 4000.0, 3500.0, 3500.0, 1200.0, 1200.0, 1000.0)
+_KV = (160.0, 160.0, 130.0, 120.0, 40.0, 40.0, 30.0)
+_FORCE_NM = (60.0, 60.0, 60.0, 60.0, 12.0, 12.0, 12.0)
+
+_LIGHT_GREY, _DARK_GREY = "0.86 0.88 0.90 1", "0.22 0.22 0.24 1"
+
+
+def _walk_parents(root: ET.Element):
+    for parent in root.iter():
+        for child in list(parent):
+            yield parent, child
+
+
+def _find(root: ET.Element, tag: str, name: str) -> ET.Element:
+    for element in root.iter(tag):
+        if element.get("name") == name:
+            return element
+    raise KeyError(f"robosuite's model has no <{tag} name={name!r}>; is its version supported?")
+
+
+def remove_clutter(root: ET.Element) -> None:
+    """Removes robosuite's viewer helpers that would cost time or show in pictures."""
+    for parent, child in _walk_parents(root):
+        name = child.get("name", "")
+        target = child.tag == "body" and name in ("left_eef_target", "right_eef_target")
+        if target or child.tag == "camera":
+            parent.remove(child)
+        elif child.tag == "site":
+            child.set("group", "5")
+
+
+def add_hand_lamp(root: ET.Element) -> None:
+    """Adds the small bulb on the hand that mirrors the phase lamp for the wrist camera."""
+    hand = _find(root, "body", HAND_CAMERA_BODY)
+    ET.SubElement(
+        hand,
+        "geom",
+        name=HAND_LAMP_GEOM,
+        type="sphere",
+        size="0.007",
+        pos="0.038 0 0.055",
+        material="glow",
+        rgba="1 1 1 1",
+        group="1",
+        contype="0",
+        conaffinity="0",
+        mass="0",
+    )
+
+
+def apply_fast_physics(root: ET.Element, timestep_s: float) -> None:
+    """Position servos, gravity compensation, few contacts: the model of ``control="fast"``."""
+    option = root.find("option")
+    option.set("timestep", f"{timestep_s:g}")
+    option.set("integrator", "implicitfast")
+    option.set("iterations", "20")
+    option.set("ls_iterations", "10")
+    option.set("impratio", "10")
+    actuators = root.find("actuator")
+    for motor in list(actuators):
+        if motor.tag == "motor":
+            actuators.remove(motor)
+    for index, joint_name in enumerate(ARM_JOINTS):
+        joint = _find(root, "joint", joint_name)
+        joint.set("armature", f"{_ARMATURE[index]:g}")
+        joint.set("frictionloss", "0")
+        joint.set("damping", "1")
+        servo = ET.Element(
+            "position",
+            name=f"robot0_torq_j{index + 1}",  # the name robosuite looks up
+            joint=joint_name,
+            kp=f"{_KP[index]:g}",
+            kv=f"{_KV[index]:g}",
+            ctrllimited="true",
+            ctrlrange=joint.get("range"),
+            forcelimited="true",
+            forcerange=f"{-_FORCE_NM[index]:g} {_FORCE_NM[index]:g}",
+        )
+        actuators.insert(index, servo)  # the arm's controls come before the fingers'
+    for joint_name in FINGER_JOINTS:
+        joint = _find(root, "joint", joint_name)
+        joint.set("frictionloss", "0")
+    for body in root.iter("body"):
+        name = body.get("name", "")
+        if name.startswith(("robot0_", "gripper0_")):
+            body.set("gravcomp", "1")
+    _simplify_collisions(root)
+
+
+def _simplify_collisions(root: ET.Element) -> None:
+    """Keeps contacts of the wrist, hand and fingers with the world; no self-collision."""
+    keep = ("link6", "link7", "hand", "finger", "pad")
+    for parent, geom in _walk_parents(root):
+        if geom.tag != "geom" or (geom.get("contype") == "0" and geom.get("conaffinity") == "0"):
+            continue
+        name = geom.get("name", "")
+        if name.startswith("fixed_mount0_") or name == "floor":
+            geom.set("contype", "0")
+            geom.set("conaffinity", "0")
+        elif name.startswith(("robot0_", "gripper0_")):
+            if not any(word in name for word in keep):
+                parent.remove(geom)
+                continue
+            geom.set("contype", "0")
+            geom.set("conaffinity", "1")
+
+
+def apply_lite_visuals(root: ET.Element) -> None:
+    """Replaces every detailed mesh and texture: about 2,500 faces for the whole scene."""
+    asset = root.find("asset")
+    link1 = ET.SubElement(asset, "mesh", name="link1_lowpoly")
+    link1.set("file", str(ASSETS / "panda_link1_lowpoly.stl"))
+    for parent, geom in _walk_parents(root):
+        if geom.tag != "geom":
+            continue
+        name = geom.get("name", "")
+        visual = geom.get("group") == "1" and geom.get("contype") == "0"
+        robot = name.startswith(("robot0_", "gripper0_", "fixed_mount0_"))
+        if visual and (robot or name.startswith(("wall_", "table_"))) and name != HAND_LAMP_GEOM:
+            parent.remove(geom)
+    for index in range(8):
+        body = _find(root, "body", f"robot0_link{index}")
+        mesh = "link1_lowpoly" if index == 1 else f"robot0_link{index}"
+        _visual_mesh(body, f"robot0_link{index}_lite", mesh, _LIGHT_GREY)
+    hand = _find(root, "body", HAND_BODY)
+    _visual_mesh(
+        hand, "hand_lite", "gripper0_right_hand", _LIGHT_GREY, quat="0.707107 0 0 0.707107"
+    )
+    for side, quat in (("left", "1 0 0 0"), ("right", "0 0 0 1")):
+        finger = _find(root, "body", f"gripper0_right_{side}finger")
+        _visual_mesh(finger, f"{side}_finger_lite", "gripper0_right_finger", _DARK_GREY, quat=quat)
+    mount = _find(root, "body", "fixed_mount0_pedestal")
+    _visual(mount, "pedestal_lite", "box", "0.12 0.12 0.45", "0.50 0.51 0.53 1", pos="0 0 -0.46")
+    table = _find(root, "body", "table")
+    size = _find(root, "geom", "table_collision").get("size")
+    _visual(table, "table_lite", "box", size, "0.62 0.62 0.60 1")
+    floor = _find(root, "geom", "floor")
+    floor.attrib.pop("material", None)
+    floor.set("rgba", "0.33 0.35 0.38 1")
+    floor.set("size", "3 3 3")  # the third number is the grid's spacing: one quad, not 2,304
+    _drop_unused_assets(root)
+
+
+def _visual(body: ET.Element, name: str, kind: str, size: str, rgba: str, **extra: str) -> None:
+    ET.SubElement(
+        body,
+        "geom",
+        name=name,
+        type=kind,
+        size=size,
+        rgba=rgba,
+        group="1",
+        contype="0",
+        conaffinity="0",
+        mass="0",
+        **extra,
+    )
+
+
+def _visual_mesh(body: ET.Element, name: str, mesh: str, rgba: str, **extra: str) -> None:
+    ET.SubElement(
+        body,
+        "geom",
+        name=name,
+        type="mesh",
+        mesh=mesh,
+        rgba=rgba,
+        group="1",
+        contype="0",
+        conaffinity="0",
+        mass="0",
+        **extra,
+    )
+
+
+def _drop_unused_assets(root: ET.Element) -> None:
+    used_meshes = {geom.get("mesh") for geom in root.iter("geom")}
+    used_materials = {geom.get("material") for geom in root.iter("geom")}
+    asset = root.find("asset")
+    for element in list(asset):
+        name = element.get("name")
+        if (
+            (element.tag == "mesh" and name not in used_meshes)
+            or (element.tag == "material" and name not in used_materials)
+            or element.tag == "texture"
+        ):
+            asset.remove(element)

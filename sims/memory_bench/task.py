@@ -1,0 +1,353 @@
+"""What a MemoryBench task is: hooks around one phase machine.
+
+An episode runs cue -> (gate) -> gap -> (gate) -> execute. At a gate the scene *snaps*: it is
+emptied, the arm is put to a canonical pose drawn from the seed alone, at rest, and the hook of
+the next phase puts what belongs there. So nothing of the cue survives but what a policy
+remembers. A *commit* latches the outcome.
+
+To write a task, subclass :class:`Task` in one file of ``tasks/``: declare `info` and
+`instructions`, then override the hooks in the order they stand below. Episode variables that
+change while it runs live in ``self.vars`` (numbers and numpy arrays), so that they are saved;
+what follows from the seed alone lives in ``self.plan`` and is redrawn on restore.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from embodied.core.errors import ConfigError
+from embodied.core.rng import derive
+from embodied.core.task import CUE, EXECUTE, FAILURE_KINDS, GAP, PHASES, TaskInfo
+from sims.memory_bench.entities import encode_instruction
+from sims.memory_bench.robot import HOME_QPOS_RAD
+
+if TYPE_CHECKING:
+    from sims.memory_bench.entities import Entity
+    from sims.memory_bench.parts import Part
+    from sims.memory_bench.scene import Scene
+
+TICKS_PER_S = 20
+
+# Lamp colours before lighting: greys, black and pastels, none near a colour of parts.PALETTE.
+LAMP_CUE = (0.66, 0.66, 0.66)
+LAMP_GAP = (0.02, 0.02, 0.02)
+LAMP_EXECUTE = (0.36, 0.52, 0.68)
+LAMP_STEPS = ((0.62, 0.52, 0.40), (0.40, 0.60, 0.50), (0.54, 0.44, 0.66))
+"""Shown by a cue phase with steps after its first, second, third step is done."""
+LAMP_BLINK = (0.20, 0.20, 0.20)
+
+COMMON_KNOBS: dict[str, Any] = {
+    "gap_min_s": 2.0,
+    "gap_max_s": 4.0,
+    "busy": 0.0,
+    "hidden_phase": 0,
+    "visible_cue": 0,
+}
+"""Knobs of every task: the gap's range in seconds (its length is drawn from the seed),
+`busy` 0..1 (how much happens in the gap), `hidden_phase` 1 (the lamp stays dark; reported
+apart), `visible_cue` 1 (the cue stays in sight: the reactive twin)."""
+
+HOME_JITTER_RAD = 0.04
+
+OPEN, CLOSE = -1.0, 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Waypoint:
+    """One place on the expert's path.
+
+    Attributes:
+      pos_world_m: Grip point to reach [3].
+      yaw_rad: Turn of the downward hand about world z, from the home orientation.
+      gripper: -1 open, +1 close, 0 leave as it is.
+      tol_m: Distance at which it counts as reached.
+      dwell_ticks: Ticks to stay there once reached (closing the gripper, pressing).
+      speed: Largest step per tick, in action units (1.0 = 5 cm).
+      keyframe: Whether reaching it ends a keyframe.
+    """
+
+    pos_world_m: tuple[float, float, float]
+    yaw_rad: float = 0.0
+    gripper: float = 0.0
+    tol_m: float = 0.01
+    dwell_ticks: int = 0
+    speed: float = 0.45
+    keyframe: bool = True
+
+
+class Task:
+    """Base of all tasks; see the module's text. One instance serves one environment.
+
+    Args:
+      knobs: All knobs of a level, as :meth:`TaskInfo.knobs` returns them.
+
+    Attributes:
+      info: The task's row in the task table.
+      instructions: Paraphrases; one is drawn from the seed. They never hold the answer.
+      cue_held: Whether the arm is held during the cue phase.
+      hidden_vars: Names in `vars` that may differ between cues at go (certificate 1).
+      plan: What :meth:`draw` drew from the seed.
+      vars: Mutable episode variables, saved with the state.
+    """
+
+    info: ClassVar[TaskInfo]
+    instructions: ClassVar[tuple[str, ...]]
+    cue_held: ClassVar[bool] = True
+    hidden_vars: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, knobs: Mapping[str, Any]) -> None:
+        self.knobs = types.SimpleNamespace(**knobs)
+        if not 0 < self.knobs.gap_min_s <= self.knobs.gap_max_s:
+            raise ConfigError(
+                f"knobs of {self.info.name}: expected 0 < gap_min_s <= gap_max_s, got "
+                f"{self.knobs.gap_min_s} and {self.knobs.gap_max_s}"
+            )
+        if not 0 <= self.knobs.busy <= 1:
+            raise ConfigError(f"knob busy: expected 0 to 1, got {self.knobs.busy}")
+        self.n_cues = self.info.cues(knobs)
+        self.plan: dict[str, Any] = {}
+        self.vars: dict[str, Any] = {}
+
+    # -- hooks: what a task overrides -----------------------------------------------------
+
+    def parts(self) -> Sequence[Part]:
+        """Returns the parts to build into the scene, for the present knobs."""
+        raise NotImplementedError
+
+    def entities(self) -> Sequence[Entity]:
+        """Returns the rows of ``entities``, without the lamp."""
+        raise NotImplementedError
+
+    def draw(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Draws the episode's plan (poses, colours, choices) from the seed, never the cue."""
+        raise NotImplementedError
+
+    def start_vars(self) -> dict[str, Any]:
+        """Returns the initial `vars` of an episode."""
+        return {}
+
+    def setup_cue(self) -> None:
+        """Puts the scene of the cue phase into the emptied scene; the arm is at home."""
+        raise NotImplementedError
+
+    def setup_gap(self) -> None:
+        """Puts the scene of the gap into the emptied scene."""
+
+    def setup_execute(self) -> None:
+        """Puts the scene at go into the emptied scene. Must not depend on the cue."""
+        raise NotImplementedError
+
+    def cue_tick(self) -> bool:
+        """Runs after each tick of the cue phase; returns whether the phase is complete."""
+        return self.phase_tick >= self.cue_ticks
+
+    def gap_tick(self) -> None:
+        """Runs after each tick of the gap, for what moves in a busy gap."""
+
+    def execute_tick(self) -> None:
+        """Runs after each tick of the execute phase; calls :meth:`commit` or :meth:`fail`."""
+        raise NotImplementedError
+
+    def potential(self) -> float:
+        """Returns progress towards success in [0, 1], for the dense reward."""
+        raise NotImplementedError
+
+    def covered(self) -> frozenset[str]:
+        """Returns names of entities that are present but not visible now."""
+        return frozenset()
+
+    def entity_scalars(self) -> Mapping[str, float]:
+        """Returns entity name -> its own state in 0..1 (a drawer's opening, a button's press)."""
+        return {}
+
+    def waypoints(self) -> Sequence[Waypoint]:
+        """Returns the expert's path for the present phase, from privileged knowledge."""
+        raise NotImplementedError
+
+    def replan(self) -> Sequence[Waypoint] | None:
+        """Returns a new path when the present one no longer fits (a dropped block), or None."""
+        return None
+
+    # -- lengths, in ticks ----------------------------------------------------------------
+
+    @property
+    def cue_ticks(self) -> int:
+        """Length of a held cue phase, or the time limit of an interactive one."""
+        return round(self.knobs.cue_s * TICKS_PER_S)
+
+    @property
+    def execute_ticks(self) -> int:
+        """Time limit of the execute phase."""
+        return round(self.knobs.execute_s * TICKS_PER_S)
+
+    @property
+    def horizon(self) -> int:
+        """Longest possible episode in ticks."""
+        return self.cue_ticks + round(self.knobs.gap_max_s * TICKS_PER_S) + self.execute_ticks
+
+    # -- the episode ----------------------------------------------------------------------
+
+    def bind(self, scene: Scene, controller: Any) -> None:
+        """Connects the task to its scene and controller, once."""
+        self.scene, self.controller = scene, controller
+
+    def reset(self, seed: int, cue: int | None) -> None:
+        """Starts the episode of `seed`; without `cue` the seed's own balanced cue is used.
+
+        Raises:
+          ConfigError: If `cue` is not one of the task's cue values.
+        """
+        if cue is not None and not 0 <= int(cue) < self.n_cues:
+            raise ConfigError(
+                f"cue of {self.info.name}: expected 0 to {self.n_cues - 1}, got {cue}"
+            )
+        self._begin(int(seed), balanced_cue(self.info.name, seed, self.n_cues, cue))
+        self.vars.update(self.start_vars())
+        self._snap(CUE)
+
+    def _begin(self, seed: int, cue: int) -> None:
+        self.seed, self.cue = seed, cue
+        name = self.info.name
+        rng = derive(seed, name, "episode")
+        self.instruction = self.instructions[rng.integers(len(self.instructions))]
+        self.instruction_u8 = encode_instruction(self.instruction)
+        low, high = (round(s * TICKS_PER_S) for s in (self.knobs.gap_min_s, self.knobs.gap_max_s))
+        self.gap_ticks = int(rng.integers(max(low, 1), max(high, 1) + 1))
+        # The canonical joints of the start, of the end of cue and of go.
+        home = HOME_QPOS_RAD
+        self.homes = home + rng.uniform(-HOME_JITTER_RAD, HOME_JITTER_RAD, (3, len(home)))
+        self._gap_path = rng.uniform(-1, 1, (3, 3))
+        self.plan = self.draw(derive(seed, name, "plan"))
+        self.phase, self.phase_tick, self.tick = CUE, 0, 0
+        self.committed, self.success, self.failure_kind = "", False, ""
+        self.vars = {}
+
+    def _snap(self, phase: str) -> None:
+        """Empties the scene, puts the arm to the phase's canonical pose and sets the phase up."""
+        self.phase, self.phase_tick = phase, 0
+        scene, index = self.scene, PHASES.index(phase)
+        scene.clear()
+        scene.set_arm(self.homes[index])
+        lamp = (LAMP_CUE, LAMP_GAP, LAMP_EXECUTE)[index]
+        self.set_lamp(lamp)
+        (self.setup_cue, self.setup_gap, self.setup_execute)[index]()
+        scene.settle()
+        self.controller.reset(self.homes[index])
+
+    def set_lamp(self, rgb: Sequence[float]) -> None:
+        """Shows `rgb` on the lamp, unless the phase is to be hidden."""
+        self.scene.set_lamp(LAMP_GAP if self.knobs.hidden_phase else rgb)
+
+    @property
+    def held(self) -> bool:
+        """Whether the next action will be ignored because the arm is held."""
+        return self.phase == GAP or (self.phase == CUE and self.cue_held)
+
+    @property
+    def decided(self) -> bool:
+        """Whether the outcome is latched."""
+        return self.success or bool(self.failure_kind)
+
+    def held_action(self) -> np.ndarray:
+        """Returns what a held arm does: nothing, or a smooth random path in a busy gap."""
+        action = np.zeros(7)
+        if self.phase == GAP and self.knobs.busy > 0:
+            # Sums of sines: smooth, bounded, starting at rest; the gate undoes what is left.
+            rate_hz = np.array([0.25, 0.5, 0.75])[:, None]
+            time_s = (self.phase_tick + 1) / TICKS_PER_S
+            velocity = (self._gap_path * np.sin(2 * np.pi * rate_hz * time_s)).mean(0)
+            action[:3] = 0.4 * self.knobs.busy * velocity
+        return action
+
+    def advance(self) -> bool:
+        """Runs the phase machine after a tick; returns whether the scene snapped (a gate)."""
+        self.tick += 1
+        self.phase_tick += 1
+        if self.phase == CUE:
+            if self.cue_tick() and not self.decided:
+                self._snap(GAP)
+                return True
+            if not self.cue_held and self.phase_tick >= self.cue_ticks and not self.decided:
+                self.fail("timeout")
+        elif self.phase == GAP:
+            self.gap_tick()
+            if self.knobs.busy > 0:
+                blinks = (self.phase_tick // 6) % 2 and self.knobs.busy >= 0.5
+                self.set_lamp(LAMP_BLINK if blinks else LAMP_GAP)
+            if self.phase_tick >= self.gap_ticks:
+                self._snap(EXECUTE)
+                return True
+        else:
+            self.execute_tick()
+            if self.phase_tick >= self.execute_ticks and not self.decided:
+                self.fail("timeout")
+        return False
+
+    def commit(self, what: str, correct: bool, failure_kind: str = "wrong_choice") -> None:
+        """Latches the outcome, once: `what` was committed, rightly or not."""
+        if self.decided:
+            return
+        self.committed = what
+        self.success = bool(correct)
+        self.failure_kind = "" if correct else failure_kind
+
+    def fail(self, kind: str) -> None:
+        """Latches a failure of one of ``FAILURE_KINDS``."""
+        if kind not in FAILURE_KINDS:
+            raise ValueError(f"unknown failure kind {kind!r}; expected one of {FAILURE_KINDS}")
+        if not self.decided:
+            self.failure_kind = kind
+
+    @classmethod
+    def ceiling(cls, knobs: Mapping[str, Any]) -> float:
+        """Returns c*, the best success of a policy without memory that sees the phase."""
+        return cls.info.ceiling(knobs)
+
+    # -- saving ---------------------------------------------------------------------------
+
+    def save(self) -> dict[str, np.ndarray]:
+        """Returns the task's state as arrays.
+
+        Names that start with ``hidden_`` may differ between cues at go; no others.
+        """
+        state = {
+            "task_seed": np.array(self.seed, np.int64),
+            "task_phase": np.array([PHASES.index(self.phase), self.phase_tick], np.int64),
+            "task_outcome": np.array(
+                [self.success, FAILURE_KINDS.index(self.failure_kind)], np.int64
+            ),
+            "task_commit": np.frombuffer(self.committed.encode().ljust(32, b"\0")[:32], np.uint8),
+            "hidden_cue": np.array(self.cue, np.int64),
+            "hidden_tick": np.array(self.tick, np.int64),
+        }
+        for name, value in self.vars.items():
+            prefix = "hidden_var_" if name in self.hidden_vars else "task_var_"
+            state[prefix + name] = np.array(value)
+        return state
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Puts back what `save` returned; the scene is restored separately."""
+        self._begin(int(state["task_seed"]), int(state["hidden_cue"]))
+        phase, self.phase_tick = (int(v) for v in state["task_phase"])
+        self.phase, self.tick = PHASES[phase], int(state["hidden_tick"])
+        success, failure = (int(v) for v in state["task_outcome"])
+        self.success, self.failure_kind = bool(success), FAILURE_KINDS[failure]
+        self.committed = bytes(np.asarray(state["task_commit"], np.uint8)).rstrip(b"\0").decode()
+        self.vars = self.start_vars()
+        for name, value in self.vars.items():
+            prefix = "hidden_var_" if name in self.hidden_vars else "task_var_"
+            saved = np.array(state[prefix + name])
+            self.vars[name] = saved if isinstance(value, np.ndarray) else saved.item()
+
+
+def balanced_cue(name: str, seed: int, n_cues: int, cue: int | None = None) -> int:
+    """Returns the cue of `seed`: each block of `n_cues` seeds in a row holds every cue once."""
+    if cue is not None:
+        return int(cue)
+    order = derive(int(seed) // n_cues, name, "cue").permutation(n_cues)
+    return int(order[int(seed) % n_cues])

@@ -1,0 +1,1 @@
+"""One task a file; the table of names is in :mod:`sims`."""

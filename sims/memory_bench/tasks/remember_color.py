@@ -1,0 +1,170 @@
+"""RememberColor-K: see one coloured cube; later touch the cube of that colour among K.
+
+Kin: RememberColor of MIKASA-Robo; a re-creation with phase lamp, snapping gates and commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from embodied.core.errors import ConfigError
+from embodied.core.task import EXECUTE, TaskInfo
+from sims.memory_bench.entities import Entity
+from sims.memory_bench.parts import PALETTE, TABLE_TOP_M, Part, ball, cube
+from sims.memory_bench.task import CLOSE, COMMON_KNOBS, TICKS_PER_S, Task, Waypoint
+
+MAX_K = len(PALETTE)
+CUBE_HALF_M = 0.026
+TOUCH_TICKS = 4  # the contact must last longer than 0.2 s
+_CELLS_X, _CELLS_Y, _CELL_M, _JITTER_M = 3, 4, 0.14, 0.018
+_GRID_CENTRE_M = (0.03, 0.02)
+_CUE_POS_M = np.array([0.02, 0.0, TABLE_TOP_M + CUBE_HALF_M])
+_SHOWCASE_POS_M = np.array([0.28, -0.32, TABLE_TOP_M + CUBE_HALF_M])
+_COLOURS = np.array(list(PALETTE.values()))
+_DISTRACTORS = ("distractor0", "distractor1")
+
+
+def _ceiling(knobs: Mapping[str, Any]) -> float:
+    return 1.0 if knobs["visible_cue"] else 1.0 / knobs["K"]
+
+
+def _horizon_s(knobs: Mapping[str, Any]) -> float:
+    return knobs["cue_s"] + knobs["gap_max_s"] + knobs["execute_s"]
+
+
+def _level(k: int, gap_min_s: float, gap_max_s: float, busy: float) -> dict[str, Any]:
+    gap = {"gap_min_s": gap_min_s, "gap_max_s": gap_max_s, "busy": busy}
+    return {**COMMON_KNOBS, "K": k, "cue_s": 1.0, "execute_s": 6.0, **gap}
+
+
+INFO = TaskInfo(
+    name="remember_color",
+    env_id="MemoryBench/RememberColor-v0",
+    entry="sims.memory_bench.tasks.remember_color:RememberColor",
+    summary="see a coloured cube, then touch the one of that colour among K",
+    levels={
+        "easy": _level(3, 2.0, 4.0, 0.0),
+        "medium": _level(5, 3.0, 8.0, 0.0),
+        "hard": _level(9, 5.0, 15.0, 0.5),
+        "extreme": _level(12, 10.0, 30.0, 1.0),
+    },
+    ceiling=_ceiling,
+    cues=lambda knobs: int(knobs["K"]),
+    horizon_s=_horizon_s,
+)
+
+
+class RememberColor(Task):
+    """The cue picks among the episode's own K colours: at go the scene is the same for all."""
+
+    info = INFO
+    instructions = (
+        "touch the cube with the color you saw at the start",
+        "remember the color of the first cube and touch the cube that has it",
+        "which color was shown? touch that cube",
+        "find the cube that matches the one shown before and touch it",
+    )
+    cue_held = True
+
+    def __init__(self, knobs: Mapping[str, Any]) -> None:
+        if not 2 <= knobs["K"] <= MAX_K or knobs["K"] != int(knobs["K"]):
+            raise ConfigError(f"knob K of remember_color: expected 2 to {MAX_K}, got {knobs['K']}")
+        super().__init__(knobs)
+        self.k = int(knobs["K"])
+        self._names = [f"cube{i}" for i in range(self.k)]
+
+    def parts(self) -> Sequence[Part]:
+        """K candidates, the cue cube and two distractors that fly about in a busy gap."""
+        names = ("cue_cube", *self._names)
+        return [*(cube(n, CUBE_HALF_M) for n in names), *(ball(n) for n in _DISTRACTORS)]
+
+    def entities(self) -> Sequence[Entity]:
+        """The cue cube, the candidates and the distractors."""
+        blocks = [Entity(n, "block", n) for n in ("cue_cube", *self._names)]
+        return [*blocks, *(Entity(n, "distractor", n) for n in _DISTRACTORS)]
+
+    def draw(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Colours, positions and yaws of the K candidates; the distractors' paths."""
+        cells = rng.permutation(_CELLS_X * _CELLS_Y)[: self.k]
+        xy = np.stack((cells // _CELLS_Y, cells % _CELLS_Y), 1).astype(float)
+        xy = (xy - ((_CELLS_X - 1) / 2, (_CELLS_Y - 1) / 2)) * _CELL_M + _GRID_CENTRE_M
+        xy += rng.uniform(-_JITTER_M, _JITTER_M, (self.k, 2))
+        z = np.full((self.k, 1), TABLE_TOP_M + CUBE_HALF_M)
+        return {
+            "colours": rng.permutation(MAX_K)[: self.k],
+            "pos": np.hstack((xy, z)),
+            "yaw": rng.uniform(-np.pi / 4, np.pi / 4, self.k),
+            "cue_offset": np.append(rng.uniform(-0.03, 0.03, 2), 0.0),
+            "cue_yaw": rng.uniform(-np.pi / 4, np.pi / 4),
+            "path": rng.uniform(-1, 1, (len(_DISTRACTORS), 4)),
+        }
+
+    def start_vars(self) -> dict[str, Any]:
+        """How long each candidate has been touched, in ticks."""
+        return {"touch_ticks": np.zeros(self.k, np.int64)}
+
+    def _show_cue(self, pos: np.ndarray) -> None:
+        self.scene.place("cue_cube", pos, self.plan["cue_yaw"])
+        self.scene.paint("cue_cube", _COLOURS[self.plan["colours"][self.cue]])
+
+    def setup_cue(self) -> None:
+        """Shows the cue cube near the centre; there is nothing to do."""
+        self._show_cue(_CUE_POS_M + self.plan["cue_offset"])
+
+    def setup_gap(self) -> None:
+        """Leaves the table empty (the reactive twin keeps the cue in a corner)."""
+        if self.knobs.visible_cue:
+            self._show_cue(_SHOWCASE_POS_M)
+        self.gap_tick()
+
+    def gap_tick(self) -> None:
+        """Moves grey balls about in a busy gap."""
+        if self.knobs.busy <= 0:
+            return
+        count = 2 if self.knobs.busy >= 0.5 else 1
+        time = self.phase_tick / TICKS_PER_S
+        for name, (a, b, c, d) in zip(_DISTRACTORS[:count], self.plan["path"], strict=False):
+            x = 0.05 + 0.15 * np.sin((1.5 + 0.5 * a) * time + np.pi * b)
+            y = 0.28 * np.sin((1.0 + 0.4 * c) * time + np.pi * d)
+            self.scene.place(name, (x, y, TABLE_TOP_M + 0.05 + 0.03 * np.sin(2 * time + a)))
+
+    def setup_execute(self) -> None:
+        """Puts the K candidates; nothing here depends on the cue."""
+        for i, name in enumerate(self._names):
+            self.scene.place(name, self.plan["pos"][i], self.plan["yaw"][i])
+            self.scene.paint(name, _COLOURS[self.plan["colours"][i]])
+        if self.knobs.visible_cue:
+            self._show_cue(_SHOWCASE_POS_M)
+
+    def execute_tick(self) -> None:
+        """The first candidate touched for longer than 0.2 s decides."""
+        touched = self.scene.touched_bodies()
+        ticks = self.vars["touch_ticks"]
+        for i, name in enumerate(self._names):
+            ticks[i] = ticks[i] + 1 if self.scene.body_id[name] in touched else 0
+        if ticks.max() > TOUCH_TICKS:
+            chosen = int(ticks.argmax())
+            colour = list(PALETTE)[self.plan["colours"][chosen]]
+            self.commit(colour, chosen == self.cue)
+
+    def potential(self) -> float:
+        """Nearness of the hand to the right cube, in the execute phase."""
+        if self.success:
+            return 1.0
+        if self.phase != EXECUTE or self.decided:
+            return 0.0
+        goal = self.plan["pos"][self.cue] + (0, 0, CUBE_HALF_M)
+        distance = float(np.linalg.norm(self.scene.eef_pos() - goal))
+        return 0.9 * (1.0 - np.tanh(4.0 * distance))
+
+    def waypoints(self) -> Sequence[Waypoint]:
+        """Above the right cube, then down on it with closed fingers, and stay."""
+        x, y, _ = self.plan["pos"][self.cue]
+        top = TABLE_TOP_M + 2 * CUBE_HALF_M
+        return (
+            Waypoint((x, y, top + 0.07), gripper=CLOSE, tol_m=0.025, keyframe=False),
+            Waypoint((x, y, top), gripper=CLOSE, tol_m=0.02, dwell_ticks=20, speed=0.35),
+        )
