@@ -1,0 +1,1 @@
+"""Evaluation: the runner, executors, interventions, statistics, videos and reports."""

@@ -1,0 +1,243 @@
+"""Executors turn a policy's answer into one control action a tick.
+
+numpy only, batched over rows, and blind to everything but observation keys: the same code
+runs in the simulator's runner and in the loop beside a robot. Shape letters: B rows, K actions
+in a chunk, A action size, H chunks kept for ensembling.
+
+What an executor holds between ticks is motion that was decided from an earlier observation.
+It must not outlive that observation's phase (it would be memory in disguise), so the caller
+clears rows at the start of an episode, at every gate and while a row is held.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from embodied.core.errors import ActionError, ConfigError, unknown_name
+from embodied.core.specs import EE_DELTA_CHUNK, JOINT_CHUNK, PolicySpec
+from embodied.core.ticks import PERIOD, period_ticks
+
+EXECUTORS = ("prefix", "ensemble")
+GRIPPERS = ("binary", "continuous")
+
+Observation = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass
+class ExecutorConfig:
+    """Which executor, recorded in every result.
+
+    Attributes:
+      name: ``"prefix"`` (run the newest chunk) or ``"ensemble"`` (blend overlapping chunks).
+      gripper: ``"binary"`` sends the sign of the last element (>= 0 closes), ``"continuous"``
+        sends it as it is.
+      ensemble_chunks: H, newest chunks blended by ``"ensemble"``.
+      ensemble_alpha: Weight of the cosine in ``"ensemble"``. Source: MemoryVLA, alpha = 0.1.
+    """
+
+    name: str = "prefix"
+    gripper: str = "binary"
+    ensemble_chunks: int = 4
+    ensemble_alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.name not in EXECUTORS:
+            raise unknown_name("executor", self.name, EXECUTORS)
+        if self.gripper not in GRIPPERS:
+            raise unknown_name("gripper", self.gripper, GRIPPERS)
+        if self.ensemble_chunks < 1:
+            raise ConfigError(f"ensemble_chunks must be >= 1, got {self.ensemble_chunks}")
+
+
+class Executor(abc.ABC):
+    """Base of every executor; one object serves all B rows.
+
+    Order of calls at a control tick: `clear` (gates, holds, new episodes), `accept` for rows
+    whose policy answered, `act` for rows that move. `decisions` is asked after the control
+    tick, with the new observation.
+    """
+
+    @abc.abstractmethod
+    def clear(self, rows: np.ndarray) -> None:
+        """Forgets everything about the rows in `rows` (bool [B])."""
+
+    @abc.abstractmethod
+    def accept(self, chunk: np.ndarray, rows: np.ndarray, observation: Observation) -> None:
+        """Takes a policy's answer.
+
+        Args:
+          chunk: float32 [B, K, A]; rows outside `rows` are ignored.
+          rows: bool [B]; rows whose policy answered at this tick.
+          observation: Key -> [B, ...], the observation the answer belongs to.
+
+        Raises:
+          ActionError: If an answer of `rows` is not finite or has another shape.
+        """
+
+    @abc.abstractmethod
+    def act(self, observation: Observation, rows: np.ndarray) -> np.ndarray:
+        """Returns float32 [B, A]: the action of this control tick; zeros outside `rows`."""
+
+    @abc.abstractmethod
+    def decisions(self, observation: Observation) -> np.ndarray:
+        """Returns bool [B]: rows that need a new answer (reached, failed or used up).
+
+        Only policies that observe on decisions depend on it.
+        """
+
+
+class ChunkExecutor(Executor):
+    """What chunk executors share: the answer's check, limits, gripper, and standing still.
+
+    Args:
+      spec: The policy's spec; K and A come from ``spec.action``.
+      batch: B.
+      gripper: See ExecutorConfig.
+
+    A row without a valid answer stands still: zero motion, the gripper's last command.
+    """
+
+    def __init__(self, spec: PolicySpec, batch: int, gripper: str) -> None:
+        if spec.action.kind not in (EE_DELTA_CHUNK, JOINT_CHUNK):
+            raise ConfigError(
+                f"chunk executors run {EE_DELTA_CHUNK} or {JOINT_CHUNK} actions; "
+                f"the policy answers {spec.action.kind!r}"
+            )
+        self.horizon, self.size, self.batch = spec.action.horizon, spec.action.size, batch
+        self.low, self.high = spec.action.low, spec.action.high
+        self.binary_gripper = gripper == "binary"
+        self.steps = self.horizon
+        if spec.observe_on == PERIOD:
+            self.steps = period_ticks(spec.observe_period_s, spec.control_hz)
+        if self.horizon < self.steps:
+            raise ConfigError(
+                f"the policy answers {self.horizon} actions but observes every {self.steps} "
+                "control ticks, so the arm would run out of actions; "
+                "raise the chunk's horizon or lower observe_period_s"
+            )
+        self.last_gripper = np.zeros(batch, np.float32)
+
+    def clear(self, rows: np.ndarray) -> None:
+        self.last_gripper[rows] = 0.0
+
+    def check(self, chunk: np.ndarray, rows: np.ndarray) -> None:
+        """Raises ActionError unless the answers of `rows` are finite and of shape [B, K, A]."""
+        expected = (self.batch, self.horizon, self.size)
+        if chunk.shape != expected:
+            raise ActionError(
+                f"expected an action chunk of shape {list(expected)}, got {list(chunk.shape)}"
+            )
+        if not np.isfinite(chunk[rows]).all():
+            bad = [int(r) for r in np.flatnonzero(rows) if not np.isfinite(chunk[r]).all()]
+            raise ActionError(
+                f"the policy answered NaN or infinity in row(s) {bad}; "
+                "its weights or its observations are broken"
+            )
+
+    def finish(self, actions: np.ndarray, ready: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Applies limits and gripper to raw `actions` [B, A]; `ready` rows have an answer."""
+        actions = np.clip(actions, self.low, self.high).astype(np.float32)
+        if self.binary_gripper:
+            actions[:, -1] = np.where(actions[:, -1] >= 0, self.high, self.low)
+        moving = ready & rows
+        self.last_gripper = np.where(moving, actions[:, -1], self.last_gripper)
+        actions = np.where(moving[:, None], actions, np.float32(0))
+        actions[:, -1] = np.where(rows, self.last_gripper, 0.0)
+        return actions
+
+
+class ChunkPrefix(ChunkExecutor):
+    """Executes the first actions of the newest chunk until the next answer.
+
+    Under ``observe_on="period"`` that is one period of actions, under ``"decision"`` the
+    whole chunk, whose end is the decision.
+    """
+
+    def __init__(self, spec: PolicySpec, batch: int, gripper: str = "binary") -> None:
+        super().__init__(spec, batch, gripper)
+        self.chunk = np.zeros((batch, self.horizon, self.size), np.float32)
+        self.age = np.full(batch, self.horizon, np.int64)
+
+    def clear(self, rows: np.ndarray) -> None:
+        super().clear(rows)
+        self.age[rows] = self.horizon
+
+    def accept(self, chunk: np.ndarray, rows: np.ndarray, observation: Observation) -> None:
+        self.check(chunk, rows)
+        self.chunk[rows] = chunk[rows]
+        self.age[rows] = 0
+
+    def act(self, observation: Observation, rows: np.ndarray) -> np.ndarray:
+        ready = self.age < self.steps
+        index = np.minimum(self.age, self.horizon - 1)
+        actions = self.chunk[np.arange(self.batch), index]
+        self.age = np.where(rows, np.minimum(self.age + 1, self.horizon), self.age)
+        return self.finish(actions, ready, rows)
+
+    def decisions(self, observation: Observation) -> np.ndarray:
+        return self.age >= self.steps
+
+
+class ChunkEnsemble(ChunkExecutor):
+    """Blends what the newest H chunks say about this control tick.
+
+    Each prediction weighs ``exp(alpha * cos(prediction, newest prediction))``, normalised over
+    the predictions that exist. The cosine is over the whole action, gripper included; a
+    binary gripper is thresholded after blending.
+
+    Source: MemoryVLA, adaptive action ensembling (there one call a control tick; here chunks
+    start `period` ticks apart, so an older chunk is read that many ticks further on).
+    """
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        batch: int,
+        gripper: str = "binary",
+        chunks: int = 4,
+        alpha: float = 0.1,
+    ) -> None:
+        super().__init__(spec, batch, gripper)
+        self.alpha = alpha
+        self.chunks = np.zeros((batch, chunks, self.horizon, self.size), np.float32)
+        self.ages = np.full((batch, chunks), self.horizon, np.int64)
+
+    def clear(self, rows: np.ndarray) -> None:
+        super().clear(rows)
+        self.ages[rows] = self.horizon
+
+    def accept(self, chunk: np.ndarray, rows: np.ndarray, observation: Observation) -> None:
+        self.check(chunk, rows)
+        self.chunks[rows] = np.roll(self.chunks[rows], 1, axis=1)
+        self.ages[rows] = np.roll(self.ages[rows], 1, axis=1)
+        self.chunks[rows, 0] = chunk[rows]
+        self.ages[rows, 0] = 0
+
+    def act(self, observation: Observation, rows: np.ndarray) -> np.ndarray:
+        valid = self.ages < self.horizon  # [B, H]
+        index = np.minimum(self.ages, self.horizon - 1)
+        guesses = np.take_along_axis(self.chunks, index[:, :, None, None], axis=2)[:, :, 0]
+        newest = guesses[:, :1]
+        norms = np.linalg.norm(guesses, axis=-1) * np.linalg.norm(newest, axis=-1)
+        cosine = (guesses * newest).sum(-1) / (norms + 1e-7)
+        weight = np.where(valid, np.exp(self.alpha * cosine), 0.0)
+        total = np.maximum(weight.sum(1, keepdims=True), 1e-12)
+        actions = (guesses * (weight / total)[:, :, None]).sum(1)
+        ready = self.ages[:, 0] < self.steps
+        grown = np.minimum(self.ages + 1, self.horizon)
+        self.ages = np.where(rows[:, None], grown, self.ages)
+        return self.finish(actions, ready, rows)
+
+    def decisions(self, observation: Observation) -> np.ndarray:
+        return self.ages[:, 0] >= self.steps
+
+
+def build_executor(config: ExecutorConfig, spec: PolicySpec, batch: int) -> Executor:
+    """Returns the executor that `config` names for `batch` rows of a policy."""
+    if config.name == "prefix":
+        return ChunkPrefix(spec, batch, config.gripper)
+    return ChunkEnsemble(spec, batch, config.gripper, config.ensemble_chunks, config.ensemble_alpha)
