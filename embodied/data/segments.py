@@ -1,0 +1,306 @@
+"""Batches of whole episodes for imitation learning.
+
+Order is a pure function of (seed, step), so resuming needs the step only. Pictures stay uint8
+until the policy. Everything is kept in memory when it fits; otherwise episodes are read from
+the shards, the next batch while the current one is being learnt from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from embodied.core import rng, ticks
+from embodied.core.errors import ConfigError
+from embodied.core.specs import ArraySpec, Interface
+from embodied.core.task import EnvConfig
+from embodied.core.types import Segment
+from embodied.data.goals import hindsight_goals
+from embodied.data.normalization import Statistics, statistics
+from embodied.data.reader import EpisodeStore, check_same_kind
+from embodied.data.record import INSTRUCTION
+from embodied.data.sampling import EpisodeSampler
+
+_GOAL_INPUTS = ("expert_action", "held", "gate", "phase", "eef_pos_world_m")
+
+
+@dataclasses.dataclass
+class SegmentConfig:
+    """How a `SegmentDataset` draws batches.
+
+    Attributes:
+      batch_episodes: B.
+      seed: Seed of the order.
+      weights: Sampling weight of each dataset; empty for equal weights.
+      split: ``"train"``, ``"validation"`` or ``"all"``; by episode seed.
+      validation_fraction: Share of the episodes that the train split leaves out.
+      max_ticks: Longest segment; longer episodes give a random window. None for whole episodes.
+      cache: ``"auto"`` keeps everything in memory when it takes at most half of what is free;
+        ``"always"`` and ``"never"`` decide by hand.
+      verify: Compare every shard with its sha256 when opening.
+      privileged: Also give ``extras["privileged_cue"]`` int64 [B, T]: the hidden answer, for
+        probes and for losses that published claims don't use.
+    """
+
+    batch_episodes: int = 8
+    seed: int = 0
+    weights: list[float] = dataclasses.field(default_factory=list)
+    split: str = "all"
+    validation_fraction: float = 0.0
+    max_ticks: int | None = None
+    cache: str = "auto"
+    verify: bool = True
+    privileged: bool = False
+
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "validation", "all"):
+            raise ConfigError(f"split must be train, validation or all, got {self.split!r}")
+        if self.cache not in ("auto", "always", "never"):
+            raise ConfigError(f"cache must be auto, always or never, got {self.cache!r}")
+        if not 0 <= self.validation_fraction < 1:
+            raise ConfigError(f"validation_fraction lies in [0, 1), got {self.validation_fraction}")
+        if self.max_ticks is not None and self.max_ticks < 1:
+            raise ConfigError(f"max_ticks must be at least 1, got {self.max_ticks}")
+
+
+class SegmentDataset:
+    """Segments of one or several datasets (multi-task) that were collected alike.
+
+    Args:
+      paths: Dataset directories.
+      config: How to draw.
+
+    Attributes:
+      interface: What a policy for this data is built for.
+      tasks: Task of each dataset, without repeats, in order.
+      level: Level of the first dataset (see `levels` when they differ).
+      levels: Level of each dataset.
+      env: How the environments were made; knob overrides only where all datasets share them.
+      episodes: Episodes in this split.
+      seed_range: Smallest and largest episode seed, as a list.
+
+    Raises:
+      DataError: For damaged, unfinished or unlike datasets.
+    """
+
+    def __init__(self, paths: list[str] | str | Path, config: SegmentConfig | None = None) -> None:
+        self.config = config or SegmentConfig()
+        paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+        if not paths:
+            raise ConfigError("no dataset given; collect one with `embodied collect`")
+        self.stores = [EpisodeStore(path, verify=self.config.verify) for path in paths]
+        check_same_kind(self.stores)
+        self._members = [self._split(store) for store in self.stores]
+        self._rows = [{index: row for row, index in enumerate(m)} for m in self._members]
+        self._sampler = EpisodeSampler(
+            [len(rows) for rows in self._members],
+            self.config.weights,
+            self.config.batch_episodes,
+            self.config.seed,
+        )
+        settings = [store.manifest.settings for store in self.stores]
+        self.tasks: list[str] = list(dict.fromkeys(s["task"] for s in settings))
+        self.levels: list[str] = [s["level"] for s in settings]
+        self.level = self.levels[0]
+        env = dict(settings[0]["env"])
+        if any(s["env"]["knobs"] != env["knobs"] for s in settings):
+            env["knobs"] = {}
+        self.env = EnvConfig(**env)
+        self.episodes = sum(map(len, self._members))
+        seeds = [s.episodes[i].seed for s, rows in zip(self.stores, self._members, strict=True)
+                 for i in rows]  # fmt: skip
+        self.seed_range = [min(seeds), max(seeds)]
+        self.interface = self._interface()
+        self._keys = sorted(set(self.interface.observations) - {INSTRUCTION})
+        self._cache = [self._load(i) for i in range(len(self.stores))] if self._fits() else None
+        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: dict[int, Future[Segment]] = {}
+
+    def _split(self, store: EpisodeStore) -> list[int]:
+        rows = range(len(store))
+        if self.config.split == "all":
+            return list(rows)
+        out = [
+            rng.derive(store.episodes[i].seed, "validation").random()
+            < self.config.validation_fraction
+            for i in rows
+        ]
+        return [i for i in rows if out[i] == (self.config.split == "validation")]
+
+    def _interface(self) -> Interface:
+        manifest = self.stores[0].manifest
+        settings = manifest.settings
+        return Interface(
+            observations=manifest.observations,
+            action_size=manifest.action_size,
+            control_hz=settings["control_hz"],
+            observe_on=settings["observe_on"],
+            observe_period_s=settings["observe_period_s"],
+            max_ticks=max(map(_longest, self.stores)),
+        )
+
+    # ------------------------------------------------------------ batches
+
+    def batch_indices(self, step: int) -> list[tuple[int, int]]:
+        """Returns ``(dataset, episode)`` for each row of batch `step`; a pure function."""
+        return [(d, self._members[d][i]) for d, i in self._sampler.batch_indices(step)]
+
+    def batch(self, step: int) -> Segment:
+        """Returns batch number `step` as torch tensors; T is its longest segment.
+
+        ``extras`` holds ``goal_pos_world_m`` float32 [B, T, 3], ``goal_valid`` bool [B, T] and
+        ``dataset_index`` int64 [B, T] (position in `paths`).
+        """
+        if self._cache is not None:
+            return self._build(step)
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "segments")
+        ready = self._ahead.pop(step, None) or self._thread.submit(self._build, step)
+        self._ahead = {step + 1: self._thread.submit(self._build, step + 1)}
+        return ready.result()
+
+    def _build(self, step: int) -> Segment:
+        indices = self.batch_indices(step)
+        rows = [self._window(self._episode(*index), step, b) for b, index in enumerate(indices)]
+        longest = max(len(row["time_s"]) for row in rows)
+        arrays = {
+            key: _pad([row[key] for row in rows], longest)
+            for key in rows[0]
+            if key not in (INSTRUCTION,)
+        }
+        valid = np.zeros((len(rows), longest), bool)
+        for b, row in enumerate(rows):
+            valid[b, : len(row["time_s"])] = True
+        arrays["extras/dataset_index"] = np.repeat(
+            np.array([[d] for d, _ in indices], np.int64), longest, axis=1
+        )
+        if self.config.privileged:
+            cues = [[self.stores[d].episodes[i].cue] for d, i in indices]
+            arrays["extras/privileged_cue"] = np.repeat(np.array(cues, np.int64), longest, axis=1)
+        tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        obs = {key: tensors[f"obs/{key}"] for key in self._keys}
+        if INSTRUCTION in self.interface.observations:
+            texts = torch.from_numpy(np.stack([row[INSTRUCTION] for row in rows]))
+            obs[INSTRUCTION] = texts[:, None].expand(-1, longest, -1)
+        prefix = "extras/"
+        return Segment(
+            obs=obs,
+            time_s=tensors["time_s"],
+            is_first=tensors["is_first"],
+            valid=torch.from_numpy(valid),
+            act_mask=tensors["act_mask"],
+            chunk=tensors["chunk"],
+            chunk_valid=tensors["chunk_valid"],
+            extras={k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)},
+        )
+
+    def _window(self, episode: dict[str, np.ndarray], step: int, row: int) -> dict[str, Any]:
+        length, limit = len(episode["time_s"]), self.config.max_ticks
+        if limit is None or length <= limit:
+            return episode
+        draw = rng.derive(self.config.seed, "window", step, row)
+        start = int(draw.integers(length - limit + 1))
+        return {
+            key: array if key == INSTRUCTION else array[start : start + limit]
+            for key, array in episode.items()
+        }
+
+    # ------------------------------------------------------------ episodes
+
+    def _episode(self, dataset: int, index: int) -> dict[str, np.ndarray]:
+        if self._cache is None:
+            return self._read(dataset, index)
+        columns, offsets = self._cache[dataset]
+        row = self._rows[dataset][index]
+        span = slice(offsets[row], offsets[row + 1])
+        return {k: v[row] if k == INSTRUCTION else v[span] for k, v in columns.items()}
+
+    def _read(self, dataset: int, index: int) -> dict[str, np.ndarray]:
+        names = [f"control/{key}" for key in _GOAL_INPUTS]
+        names += [f"obs/{key}" for key in ("tick", "time_s", "act_mask", INSTRUCTION, *self._keys)]
+        names += ["label/chunk", "label/chunk_valid"]
+        raw = self.stores[dataset].read_arrays(index, names)
+        control = {key: raw[f"control/{key}"] for key in _GOAL_INPUTS}
+        goal, goal_valid = hindsight_goals(control, raw["obs/tick"])
+        first = np.zeros(len(goal), bool)
+        first[0] = True
+        return {
+            **{f"obs/{key}": raw[f"obs/{key}"] for key in self._keys},
+            INSTRUCTION: raw[f"obs/{INSTRUCTION}"],
+            "time_s": raw["obs/time_s"].astype(np.float32),
+            "is_first": first,
+            "act_mask": raw["obs/act_mask"],
+            "chunk": raw["label/chunk"],
+            "chunk_valid": raw["label/chunk_valid"],
+            "extras/goal_pos_world_m": goal,
+            "extras/goal_valid": goal_valid,
+        }
+
+    def _load(self, dataset: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Reads all episodes of a dataset's split into one array a key."""
+        members, store = self._members[dataset], self.stores[dataset]
+        counts = [store.episodes[i].ticks for i in members]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        columns: dict[str, np.ndarray] = {}
+        for row, index in enumerate(members):
+            for key, array in self._read(dataset, index).items():
+                if key not in columns:
+                    lead = len(members) if key == INSTRUCTION else int(offsets[-1])
+                    shape = array.shape if key == INSTRUCTION else array.shape[1:]
+                    columns[key] = np.empty((lead, *shape), array.dtype)
+                at = row if key == INSTRUCTION else slice(offsets[row], offsets[row + 1])
+                columns[key][at] = array
+        store.close()
+        return columns, offsets
+
+    def _fits(self) -> bool:
+        if self.config.cache != "auto":
+            return self.config.cache == "always"
+        specs: dict[str, ArraySpec] = self.interface.observations
+        tick = sum(spec.zeros().nbytes for spec in specs.values())
+        total = sum(
+            store.episodes[i].ticks
+            for store, rows in zip(self.stores, self._members, strict=True)
+            for i in rows
+        )
+        return tick * total <= _free_memory_bytes() / 2
+
+    # ------------------------------------------------------------ statistics
+
+    def statistics(self) -> Statistics:
+        """Returns joint normalisation statistics over every episode of this split."""
+        return statistics(
+            self._episode(dataset, index)
+            for dataset, rows in enumerate(self._members)
+            for index in rows
+        )
+
+
+def _pad(parts: list[np.ndarray], length: int) -> np.ndarray:
+    out = np.zeros((len(parts), length, *parts[0].shape[1:]), parts[0].dtype)
+    for row, part in enumerate(parts):
+        out[row, : len(part)] = part
+    return out
+
+
+def _longest(store: EpisodeStore) -> int:
+    """Returns a bound on the observation ticks of any episode of the dataset's task."""
+    settings, seen = store.manifest.settings, max(ref.ticks for ref in store.episodes)
+    if settings["observe_on"] != ticks.PERIOD:
+        return 2 * seen  # decisions are not bounded by time; failed keyframes add some
+    period = ticks.period_ticks(settings["observe_period_s"], settings["control_hz"])
+    # Each gate restarts the grid and so adds at most one tick; a task has a handful of gates.
+    return max(seen, store.manifest.horizon // period + 8)
+
+
+def _free_memory_bytes() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4 * 2**30
