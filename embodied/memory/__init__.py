@@ -70,7 +70,7 @@ def build_memory(
       ConfigError: For an unknown memory or option, or a value of the wrong type or range.
     """
     settings = memory_config(name, config)
-    return memory_class(name)(streams, settings)  # type: ignore[call-arg, arg-type]
+    return memory_class(name)(streams, settings)
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:

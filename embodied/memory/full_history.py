@@ -29,6 +29,7 @@ class FullHistoryConfig:
     dropout: float = 0.0
     qk_init: str = "equal"
     detach: bool = False
+    skip_zero_tokens: bool = True
     time_encoding: bool = True
     time_scale_hz: float = 1.0
 

@@ -41,6 +41,8 @@ class PerceptualCognitiveConfig:
       merged_time: ``"earlier"`` (published) or ``"mean"`` (successor).
       count_weighted: Weighs merged slots by their number of items (published: False).
       detach: Stored items get no gradient (published). False trains through memory.
+      skip_zero_tokens: Tokens stored as exact zeros stand for nothing (a masked entity) and
+        are never read.
       time_encoding: Adds an encoding of the stored time to keys.
       time_scale_hz: Units of that encoding in a second; the control rate gives frame indices.
     """
@@ -57,6 +59,7 @@ class PerceptualCognitiveConfig:
     merged_time: str = "earlier"
     count_weighted: bool = False
     detach: bool = False
+    skip_zero_tokens: bool = True
     time_encoding: bool = True
     time_scale_hz: float = 1.0
 
@@ -86,6 +89,7 @@ class StreamBank(nn.Module):
             )
         self.stored_tokens, self.width = tokens // self.pool**2, width
         self.rule = StoreRule(config.overflow, config.merged_time, config.count_weighted)
+        self.skip_zero_tokens = config.skip_zero_tokens
         self.time = (
             TimeEncoding(width, scale_hz=config.time_scale_hz) if config.time_encoding else None
         )
@@ -94,15 +98,25 @@ class StreamBank(nn.Module):
             for _ in range(config.layers)
         )
 
+    def layers(self) -> list[RetrievalBlock]:
+        """Returns the retrieval blocks in order."""
+        return list(self.blocks)  # type: ignore[arg-type]
+
     def read(self, query: Tensor, slots: Slots, reset: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Returns what `query` [B, N, D] retrieves, and each block's attention weights."""
-        live = slots.live(reset)
+        live = slots.live(reset)[..., None] & self.present(slots.tokens)
         code = None if self.time is None else self.time(slots.time_s)
         value, attention = query, []
-        for block in self.blocks:
+        for block in self.layers():
             value, weights = block(value, slots.tokens, code, live)
             attention.append(weights)
-        return where_rows(live.any(dim=1), value.to(query.dtype), query), attention
+        return where_rows(live.flatten(1).any(dim=1), value.to(query.dtype), query), attention
+
+    def present(self, tokens: Tensor) -> Tensor:
+        """Returns bool [..., N]: stored tokens [..., N, D] that may be read."""
+        if self.skip_zero_tokens:
+            return (tokens != 0).any(dim=-1)
+        return torch.ones_like(tokens[..., 0], dtype=torch.bool)
 
     def pooled(self, item: Tensor) -> Tensor:
         """Averages the tokens of [..., N, D] over squares, as they are stored."""
@@ -151,10 +165,10 @@ class PerceptualCognitiveMemory(Memory):
     def initial(self, batch: int, capacity: int | None = None) -> State:
         """Returns empty slots; `capacity` overrides the slots of every stream."""
         state: State = {}
-        for name, bank in self.banks.items():
+        for name, bank in self._banks():
             slots = self.config.capacities.get(name, self.capacity)
             slots = slots if capacity is None else capacity
-            like = bank.blocks[0].query.weight
+            like = next(bank.parameters())
             _pack(state, name, Slots.empty(batch, slots, bank.stored_tokens, bank.width, like))
         return state
 
@@ -163,7 +177,7 @@ class PerceptualCognitiveMemory(Memory):
     ) -> tuple[Streams, Pending]:
         """Retrieves from the slots of earlier ticks; an empty bank returns the query."""
         value = dict(query)
-        for name, bank in self.banks.items():
+        for name, bank in self._banks():
             value[name], _ = bank.read(query[name], _slots(state, name), reset)
         return value, {"reset": reset}
 
@@ -171,11 +185,14 @@ class PerceptualCognitiveMemory(Memory):
         """Appends the item, or merges or drops where a row is full."""
         return self._write(pending["reset"], item, time_s, state, None)
 
+    def _banks(self) -> list[tuple[str, StreamBank]]:
+        return list(self.banks.items())  # type: ignore[arg-type]
+
     def _write(
         self, reset: Tensor, item: Streams, time_s: Tensor, state: State, valid: Tensor | None
     ) -> State:
         new: State = {}
-        for name, bank in self.banks.items():
+        for name, bank in self._banks():
             stored = item[name].detach() if self.config.detach else item[name]
             before = _slots(state, name)
             after = store(before, bank.pooled(stored), time_s, bank.rule, reset, valid)
@@ -200,8 +217,9 @@ class PerceptualCognitiveMemory(Memory):
         reset = is_first & valid
         use = valid if read_mask is None else valid & read_mask
         if item_of is None:
-            values, new = dict(items), {}
-            for name, bank in self.banks.items():
+            values = dict(items)
+            new: State = {}
+            for name, bank in self._banks():
                 stored = items[name].detach() if self.config.detach else items[name]
                 values[name], after = unroll_reads(
                     bank,
@@ -256,7 +274,7 @@ class PerceptualCognitiveMemory(Memory):
           ``s.age_s`` [B, M], ``s.live`` bool [B, M] and ``s.items`` [B, M].
         """
         report: dict[str, Tensor] = {}
-        for name, bank in self.banks.items():
+        for name, bank in self._banks():
             slots = _slots(state, name)
             live = slots.live()
             _, attention = bank.read(query[name], slots, torch.zeros_like(live[:, 0]))

@@ -15,10 +15,15 @@ from torch import Tensor, nn
 from embodied.core.errors import ConfigError, unknown_name
 
 MASKED = -1.0e9
-"""Finite score of a slot that must not be read. exp underflows to exactly 0 beside any real
+"""Finite score of a token that must not be read. exp underflows to exactly 0 beside any real
 score, and a row without any slot stays finite, which -inf would not (export, gradients)."""
 
 QK_INITS = ("equal", "independent")
+
+
+def masked_score(dtype: torch.dtype) -> float:
+    """Returns `MASKED`, or what a narrower float can hold of it."""
+    return max(MASKED, torch.finfo(dtype).min / 2)
 
 
 class RetrievalBlock(nn.Module):
@@ -83,7 +88,7 @@ class RetrievalBlock(nn.Module):
           query: [B, Q, D].
           slots: [B, S, N, D].
           time_code: [B, S, D] added to keys, or None.
-          live: [B, S] bool; slots that may be read.
+          live: [B, S, N] bool; tokens that may be read.
 
         Returns:
           [B, Q, D], and the attention weights [B, H, Q, S, N].
@@ -98,15 +103,12 @@ class RetrievalBlock(nn.Module):
         tokens_BMD = slots.reshape(B, S * N, D)
         flat_BRD = moved_BHQD.reshape(B, H * Q, D)
         scores = torch.bmm(flat_BRD, tokens_BMD.transpose(1, 2)).view(B, H * Q, S, N)
-        slot_score = torch.where(live, 0.0, MASKED)[:, None].to(scores.dtype)
+        slot_score = bias_BHQ.reshape(B, H * Q, 1) * self.scale
         if time_code is not None:
-            slot_score = (
-                slot_score
-                + torch.bmm(flat_BRD, time_code.to(flat_BRD.dtype).transpose(1, 2)) * self.scale
-            )
-        scores = scores * self.scale + (
-            slot_score + bias_BHQ.reshape(B, H * Q, 1) * self.scale
-        ).unsqueeze(-1)
+            code_BDS = time_code.to(flat_BRD.dtype).transpose(1, 2)
+            slot_score = slot_score + torch.bmm(flat_BRD, code_BDS) * self.scale
+        scores = scores * self.scale + slot_score.unsqueeze(-1)
+        scores = scores.masked_fill(~live[:, None], masked_score(scores.dtype))
         weights = torch.softmax(scores.view(B, H * Q, S * N), dim=-1)
         used = F.dropout(weights, self.dropout, self.training)
         read_BHQD = torch.bmm(used.to(tokens_BMD.dtype), tokens_BMD).view(B, H, Q, D)
@@ -117,7 +119,7 @@ class RetrievalBlock(nn.Module):
 
     def project(self, slots: Tensor, time_code: Tensor | None) -> tuple[Tensor, Tensor]:
         """Projects stored tokens [B, S, N, D] to keys and values [B, H, S*N, E]."""
-        B, S, N, D = slots.shape
+        B, S, N = slots.shape[:3]
         keys, values = self.key(slots), self.value(slots)
         if time_code is not None:
             moved = F.linear(time_code.to(slots.dtype), self.key.weight)
