@@ -335,7 +335,8 @@ def _check_path(key: str, schema: type) -> None:
 def _dataclass_in(hint: Any) -> type | None:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return hint
-    for arg in typing.get_args(hint) if typing.get_origin(hint) is not dict else ():
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    for arg in typing.get_args(hint) if union else ():
         if isinstance(arg, type) and dataclasses.is_dataclass(arg):
             return arg
     return None
@@ -357,6 +358,11 @@ def _copy(value: Any) -> Any:
 
 
 def _parse_yaml(text: str, source: str) -> Any:
+    # The commonest words of a command line need no YAML package: the base install has none.
+    if text in _WORDS:
+        return _WORDS[text]
+    if re.fullmatch(r"[-+]?(0|[1-9]\d*)", text):
+        return int(text)
     import yaml
 
     try:
@@ -366,6 +372,7 @@ def _parse_yaml(text: str, source: str) -> Any:
         raise ConfigError(f"{source}: not valid YAML: {reason}") from error
 
 
+_WORDS = {"true": True, "false": False, "null": None}
 _LOADER: Any = None
 
 

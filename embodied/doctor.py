@@ -25,8 +25,8 @@ KNOWN_GOOD = Path(__file__).parent / "known_good.txt"
 GL_HINT = "apt-get install -y libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri (or libosmesa6)"
 SUPPORTED_PYTHON = ((3, 11), (3, 12))
 RENDER_TIMEOUT_S = 120
-MIN_ROBOT_FRACTION = 0.03
-"""Share of the front picture that the robot covers at least; it is about a fifth."""
+MIN_ROBOT_FRACTION = 0.02
+"""Share of the front picture that the robot covers at least; about 0.05 at rest."""
 
 
 @dataclasses.dataclass

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 TASK_GROUP = "embodied.tasks"
 POLICY_GROUP = "embodied.policies"
 
-TASK_TABLES = ("sims.memory_bench.catalog:TASKS",)
-"""Built-in tables of `TaskInfo`; they import numpy only."""
-
 
 @dataclasses.dataclass(frozen=True)
 class PolicyRow:
@@ -149,8 +146,7 @@ def _checked(task: str, level: str, config: EnvConfig | None) -> TaskInfo:
 
 @functools.cache
 def _builtin_tasks() -> Mapping[str, TaskInfo]:
-    tables = [_resolve(table) for table in TASK_TABLES]
-    return {name: info for table in tables for name, info in table.items()}
+    return neighbour("sims").task_infos()
 
 
 # ---------------------------------------------------------------- policies

@@ -82,12 +82,12 @@ mapfile -t packages < <(missing_packages)
 [ "${#packages[@]}" = 0 ] || apt_install "${packages[@]}"
 
 free_mib=$(df -Pm . | awk 'NR == 2 {print $4}')
-[ "$free_mib" -ge 3000 ] || stop "only $free_mib MiB free at $PWD; the packages need about 3000"
+[ "$free_mib" -ge 4000 ] || stop "only $free_mib MiB free at $PWD; the packages need about 4000"
 
-say "making .venv with $("$python" -V) (about 1.5 GB, one to three minutes)"
+say "making .venv with $("$python" -V) (2.5 GB with a CPU torch, 7 GB with CUDA; one to three minutes)"
 rm -rf "$venv"
 "$python" -m venv "$venv" || stop "could not make $venv with $python"
-pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet)
+pip=("$venv/bin/python" -m pip --disable-pip-version-check install -qq)
 if ! "${pip[@]}" -c embodied/known_good.txt -e '.[learn,sim,dev]'; then
     say "the known-good versions could not be installed; trying what pyproject.toml allows"
     "${pip[@]}" -e '.[learn,sim,dev]' || stop "pip failed; its message is above"

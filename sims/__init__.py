@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_TASK_MODULES = {"remember_color": "sims.memory_bench.tasks.remember_color"}
+if TYPE_CHECKING:
+    from embodied.core.task import TaskInfo
+
+# Kept apart from the task table, so that registering ids imports nothing.
+ENV_IDS = {
+    "remember_color": "MemoryBench/RememberColor-v0",
+    "put_block_back": "MemoryBench/PutBlockBack-v0",
+    "rearrange_block": "MemoryBench/RearrangeBlock-v0",
+    "reopen_drawer": "MemoryBench/ReopenDrawer-v0",
+}
+"""Task name -> Gymnasium id."""
 
 
-def task_infos() -> dict[str, Any]:
-    """Returns task name -> :class:`embodied.core.task.TaskInfo`; needs numpy only."""
-    import importlib
+def task_infos() -> dict[str, TaskInfo]:
+    """Returns task name -> :class:`embodied.core.task.TaskInfo`; loads no simulator."""
+    from sims.memory_bench.catalog import TASKS
 
-    return {name: importlib.import_module(module).INFO for name, module in _TASK_MODULES.items()}
+    return dict(TASKS)
+
+
+def make_vec(
+    task: str, num_envs: int, num_workers: int = 0, autoreset: str = "disabled", **env_kwargs: Any
+) -> Any:
+    """Returns a vector environment of `task`; see :class:`sims.vector.MemoryBenchVectorEnv`."""
+    from sims.vector import MemoryBenchVectorEnv
+
+    return MemoryBenchVectorEnv(task, num_envs, num_workers, autoreset=autoreset, **env_kwargs)
+
+
+def check_rendering() -> dict[str, Any]:
+    """Draws a frame and returns what was seen; see :func:`sims.memory_bench.render.self_check`."""
+    from sims.memory_bench.render import self_check
+
+    return self_check()
 
 
 def _register() -> None:
@@ -19,23 +45,14 @@ def _register() -> None:
         from gymnasium.envs.registration import register, registry
     except ImportError:  # the base install has no simulator and no gymnasium
         return
-    for name in _TASK_MODULES:
-        env_id = "MemoryBench/" + "".join(word.capitalize() for word in name.split("_")) + "-v0"
+    for name, env_id in ENV_IDS.items():
         if env_id not in registry:
             register(
                 id=env_id,
                 entry_point="sims.gym_env:MemoryBenchEnv",
                 kwargs={"task": name},
-                order_enforce=True,
-                disable_env_checker=True,
+                disable_env_checker=True,  # it would copy and check every observation of a run
             )
 
 
 _register()
-
-
-def make_vec(task: str, num_envs: int, num_workers: int = 0, **env_kwargs: Any) -> Any:
-    """Returns a vector environment; see :class:`sims.vector.MemoryBenchVectorEnv`."""
-    from sims.vector import make_vec as make
-
-    return make(task, num_envs, num_workers, **env_kwargs)

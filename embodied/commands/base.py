@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import os
 import shlex
+import shutil
 import textwrap
 import typing
 from collections.abc import Callable, Sequence
@@ -136,12 +137,19 @@ def command_line(*words: str | os.PathLike[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Returns rows as aligned plain text columns."""
+    """Returns rows as aligned plain text columns; the last one wraps at the terminal's width."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
+    left = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    widths[-1] = min(widths[-1], max(24, shutil.get_terminal_size((100, 24)).columns - left))
+    lines = []
+    for row in cells:
+        start = "  ".join(c.ljust(w) for c, w in zip(row[:-1], widths, strict=False))
+        for i, part in enumerate(textwrap.wrap(row[-1], widths[-1]) or [""]):
+            lines.append(((start if i == 0 else " " * len(start)) + "  " + part).rstrip())
+        if row is cells[0]:
+            lines.append("  ".join("-" * width for width in widths))
+    return "\n".join(lines)
 
 
 def _flag(word: str, hints: dict[str, Any], verb: str) -> str:

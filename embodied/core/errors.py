@@ -59,6 +59,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
       known: All valid names.
     """
     options = sorted(known)
-    near = difflib.get_close_matches(str(name), options, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    by_lower = {option.lower(): option for option in options}
+    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.4)
+    hint = f"; did you mean {by_lower[near[0]]!r}?" if near else "."
     return ConfigError(f"unknown {kind} {name!r}{hint} Known: {', '.join(options) or '(none)'}")

@@ -1,0 +1,30 @@
+"""Settings of the whole test run, made before numpy, torch or a GL library is loaded."""
+
+import os
+
+# Two cores are shared by test workers and simulator processes; small matrices gain nothing.
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import pytest  # noqa: E402
+
+from embodied.extras import importable  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what this machine cannot run, and says why."""
+    no_sim = None if importable("robosuite") else "the [sim] extra is not installed"
+    no_gpu = _no_gpu() if any("gpu" in item.keywords for item in items) else None
+    for item in items:
+        if no_sim and ("sim" in item.keywords or "render" in item.keywords):
+            item.add_marker(pytest.mark.skip(reason=no_sim))
+        if no_gpu and "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=no_gpu))
+
+
+def _no_gpu() -> str | None:
+    if not importable("torch"):
+        return "torch is not installed"
+    import torch
+
+    return None if torch.cuda.is_available() else "no CUDA device that torch can use"
