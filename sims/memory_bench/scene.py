@@ -61,7 +61,7 @@ def _look_at(pos: Sequence[float], target: Sequence[float], fovy_deg: float) -> 
 
 
 CAMERAS: dict[str, str] = {
-    "front": _look_at((0.72, 0.0, 1.48), (-0.02, 0.0, 0.85), 47),
+    "front": _look_at((0.72, 0.0, 1.48), (-0.01, 0.0, 0.88), 38),
     "left_shoulder": _look_at((-0.38, 0.60, 1.58), (-0.02, 0.0, 0.82), 48),
     "right_shoulder": _look_at((-0.38, -0.60, 1.58), (-0.02, 0.0, 0.82), 48),
     "overhead": _look_at((-0.01, 0.0, 1.80), (-0.01, 0.0, 0.8), 47),
