@@ -65,10 +65,12 @@ class MemoryVLA(Policy):
         self.proprio_norm = VectorNormalizer(proprio_size)
         self.proprio = nn.Linear(proprio_size, width)
         self.cognition = TokenReadout(width, width, width, config.readout_queries, coordinates)
+        # A full history must hold the longest episode; bounded memories have their own size.
+        whole = {"capacity": interface.max_ticks} if config.memory == "full_history" else {}
         self.memory = build_memory(
             config.memory,
             {PERCEPTUAL: (tokens, width), COGNITIVE: (1, width)},
-            {"capacity": interface.max_ticks, **config.memory_config},
+            {**whole, **config.memory_config},
         )
         self.fuse = nn.ModuleDict(
             {name: GateFusion(width, config.fusion) for name in (PERCEPTUAL, COGNITIVE)}
