@@ -34,10 +34,10 @@ def make_vec(
 
 
 def check_rendering() -> dict[str, Any]:
-    """Draws a frame and returns what was seen; see :func:`sims.memory_bench.render.self_check`."""
-    from sims.memory_bench.render import self_check
+    """Draws a frame; see :func:`sims.memory_bench.selfcheck.check_rendering`."""
+    from sims.memory_bench import selfcheck
 
-    return self_check()
+    return selfcheck.check_rendering()
 
 
 def _register() -> None:

@@ -15,6 +15,8 @@ from embodied.core.specs import ActionSpec, ArraySpec
 from embodied.core.task import TaskInfo
 
 ACTION_SIZE = 7
+TICKS_PER_S = 20
+VIDEO_SIZE = 256
 REWARDS = ("sparse", "dense")
 
 
@@ -40,7 +42,11 @@ class MemoryBenchEnv(gymnasium.Env):
       ConfigError: For an unknown name or a value out of range.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata = {
+        "render_modes": ["rgb_array"],
+        "render_fps": TICKS_PER_S,
+        "control_hz": float(TICKS_PER_S),
+    }
 
     def __init__(
         self,
@@ -112,7 +118,7 @@ class MemoryBenchEnv(gymnasium.Env):
         self.task.reset(episode, (options or {}).get("cue"))
         self._episode_seed, self._over = episode, False
         self._last_potential = 0.0
-        return self._observe(draw=True), self._info(gate=False, fresh=True)
+        return self.observe(draw=True), self.current_info(fresh=True)
 
     def step(
         self, action: np.ndarray
@@ -137,8 +143,8 @@ class MemoryBenchEnv(gymnasium.Env):
         task = self.task
         truncated = task.failure_kind == "timeout"
         terminated = task.decided and not truncated
-        info = self._info(gate=gate, fresh=draw)
-        return self._observe(draw), self._reward(), terminated, truncated, info
+        info = self.current_info(gate=gate, fresh=draw)
+        return self.observe(draw), self._reward(), terminated, truncated, info
 
     def advance(self, action: np.ndarray) -> bool:
         """Runs one tick without building an observation; returns whether it was a gate."""
@@ -164,10 +170,10 @@ class MemoryBenchEnv(gymnasium.Env):
         self._picture_requested = True
 
     def render(self) -> np.ndarray | None:
-        """Returns uint8 [480, 480, 3] from the front camera under ``render_mode="rgb_array"``."""
-        return self.picture("front", 480) if self.render_mode == "rgb_array" else None
+        """Returns uint8 [256, 256, 3] from the front camera under ``render_mode="rgb_array"``."""
+        return self.picture() if self.render_mode == "rgb_array" else None
 
-    def picture(self, camera: str = "front", size: int = 480) -> np.ndarray:
+    def picture(self, camera: str = "front", size: int = VIDEO_SIZE) -> np.ndarray:
         """Returns uint8 [size, size, 3] of any camera, independent of the observations."""
         from sims.memory_bench.render import Renderer
         from sims.memory_bench.scene import CAMERA_NAMES
@@ -189,40 +195,44 @@ class MemoryBenchEnv(gymnasium.Env):
             self._viewer.close()
             self._viewer = None
 
-    def _observe(self, draw: bool) -> dict[str, np.ndarray]:
-        observation = {key: spec.zeros() for key, spec in self.observer.specs.items()}
-        self.observer.fill(observation, self.task, draw)
-        return observation
-
     def _reward(self) -> float:
         if self.reward == "sparse":
             return float(self.task.success)
         return float(self.task.potential())
 
-    def _info(self, gate: bool, fresh: bool) -> dict[str, Any]:
+    # -- beyond Gymnasium -----------------------------------------------------------------
+
+    def observe(self, draw: bool = True) -> dict[str, np.ndarray]:
+        """Returns the present observation in new arrays; changes nothing in the simulation.
+
+        Args:
+          draw: Whether to draw pictures; otherwise they are the last ones drawn (or zeros).
+        """
+        observation = {key: spec.zeros() for key, spec in self.observer.specs.items()}
+        self.observer.fill(observation, self.task, draw)
+        return observation
+
+    def current_info(self, gate: bool = False, fresh: bool = False) -> dict[str, Any]:
+        """Returns the info dictionary of the present state.
+
+        Args:
+          gate: Whether the last tick was a gate, as :meth:`advance` returned it.
+          fresh: Whether the pictures of the present observation were drawn now.
+        """
         task = self.task
         return {
             "phase": task.phase,
             "held": task.held,
             "gate": gate,
             "commit": task.committed,
+            "target": task.target(),
             "cue": task.cue,
             "success": task.success,
             "failure_kind": task.failure_kind,
             "instruction": task.instruction,
-            "time_s": task.tick * 0.05,
+            "time_s": task.tick / TICKS_PER_S,
             "image_fresh": fresh and self.observer.mode != "state",
         }
-
-    # -- beyond Gymnasium -----------------------------------------------------------------
-
-    def observe(self, draw: bool = True) -> dict[str, np.ndarray]:
-        """Returns the observation of the present state; changes nothing."""
-        return self._observe(draw)
-
-    def current_info(self, gate: bool = False) -> dict[str, Any]:
-        """Returns the info of the present state; only a step knows whether it was a gate."""
-        return self._info(gate=gate, fresh=False)
 
     @property
     def horizon(self) -> int:
@@ -261,8 +271,9 @@ class MemoryBenchEnv(gymnasium.Env):
             "control": self.scene.control,
             "visuals": self.scene.visuals,
             "reward": self.reward,
+            "control_hz": float(TICKS_PER_S),
             "num_cues": self.task.n_cues,
-            "control_hz": 20.0,
+            "action_size": ACTION_SIZE,
             "horizon": self.horizon,
             "mjcf_sha256": self.mjcf_sha256,
             "observations": {

@@ -1,4 +1,4 @@
-"""The one layout of ``state`` observations for all tasks, and the instruction's encoding."""
+"""What a task says of its entities (the layout is core's), and the instruction's encoding."""
 
 from __future__ import annotations
 
@@ -10,23 +10,6 @@ from embodied.core.errors import ConfigError
 
 INSTRUCTION_BYTES = 160
 
-ENTITY_TYPES = (
-    "lamp", "block", "patch", "button", "drawer", "cup", "ball", "shape",
-    "dish", "slider", "marker", "peg", "box", "screen", "pad", "distractor",
-)  # fmt: skip
-"""One layout for all tasks: the one-hot part of an entity row."""
-MAX_ENTITIES = 32
-ENTITY_FIELDS = {
-    "type": slice(0, 16),
-    "pos_world_m": slice(16, 19),
-    "quat_xyzw": slice(19, 23),
-    "half_size_m": slice(23, 26),
-    "rgb": slice(26, 29),
-    "scalar": slice(29, 30),
-}
-"""Columns of an ``entities`` row; colours in 0..1, `scalar` is the part's own state in 0..1."""
-ENTITY_SIZE = 30
-
 
 @dataclasses.dataclass(frozen=True)
 class Entity:
@@ -34,7 +17,7 @@ class Entity:
 
     Attributes:
       name: Unique name, the key of :meth:`Task.entity_scalars` and :meth:`Task.covered`.
-      type: One of :data:`ENTITY_TYPES`.
+      type: One of :data:`embodied.core.entities.ENTITY_TYPES`.
       part: The part it belongs to; the row is masked while the part is parked.
       body: MJCF body whose pose is shown; the part's root body if empty.
       geom: MJCF geom whose size and colour are shown; ``<body>_geom`` if empty.

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embodied.core.entities import (
+    COLOR,
+    ENTITY_TYPES,
+    FEATURES,
+    MAX_ENTITIES,
+    POSITION,
+    QUATERNION,
+    SCALAR,
+    SIZE,
+)
 from embodied.core.errors import ConfigError, unknown_name
 from embodied.core.specs import ArraySpec
 from sims.memory_bench import render
-from sims.memory_bench.entities import (
-    ENTITY_FIELDS,
-    ENTITY_SIZE,
-    ENTITY_TYPES,
-    INSTRUCTION_BYTES,
-    LAMP_ENTITY,
-    MAX_ENTITIES,
-    Entity,
-)
+from sims.memory_bench.entities import INSTRUCTION_BYTES, LAMP_ENTITY, Entity
 from sims.memory_bench.scene import CAMERA_NAMES, Scene
 
 if TYPE_CHECKING:
@@ -79,11 +81,13 @@ class Observer:
         self._geom = np.array(
             [m.geom(e.geom or f"{b}_geom").id for e, b in zip(rows, bodies, strict=True)]
         )
-        self._static = np.zeros((len(rows), ENTITY_SIZE), np.float32)
+        self._static = np.zeros((len(rows), FEATURES), np.float32)
         for row, entity in enumerate(rows):
+            if entity.type not in ENTITY_TYPES:
+                raise unknown_name("entity type", entity.type, ENTITY_TYPES)
             self._static[row, ENTITY_TYPES.index(entity.type)] = 1.0
             size = m.geom_size[self._geom[row]]
-            self._static[row, ENTITY_FIELDS["half_size_m"]] = np.where(size > 0, size, size[0])
+            self._static[row, SIZE] = np.where(size > 0, size, size[0])
         self._camera_ids = {name: m.camera(name).id for name in self.cameras}
 
     def _make_specs(self) -> dict[str, ArraySpec]:
@@ -96,7 +100,7 @@ class Observer:
             "instruction_u8": ArraySpec((INSTRUCTION_BYTES,), "uint8", "", 0, 255),
         }
         if self.mode == "state":
-            specs["entities"] = ArraySpec((MAX_ENTITIES, ENTITY_SIZE), f32, "", -10.0, 10.0)
+            specs["entities"] = ArraySpec((MAX_ENTITIES, FEATURES), f32, "", -10.0, 10.0)
             specs["entities_mask"] = ArraySpec((MAX_ENTITIES,), "bool", "", 0, 1)
         for name in self.cameras:
             specs[f"{name}_image_u8"] = ArraySpec((side, side, 3), "uint8", "u8", 0, 255)
@@ -134,13 +138,13 @@ class Observer:
         covered = task.covered()
         shown = np.array([scene.present[e.part] and e.name not in covered for e in self._rows])
         table = self._static.copy()
-        table[:, ENTITY_FIELDS["pos_world_m"]] = scene.d.xpos[self._body]
-        table[:, ENTITY_FIELDS["quat_xyzw"]] = _xyzw(scene.d.xquat[self._body])
-        table[:, ENTITY_FIELDS["rgb"]] = scene.m.geom_rgba[self._geom, :3]
+        table[:, POSITION] = scene.d.xpos[self._body]
+        table[:, QUATERNION] = _xyzw(scene.d.xquat[self._body])
+        table[:, COLOR] = scene.m.geom_rgba[self._geom, :3]
         scalars = task.entity_scalars()
         for row, entity in enumerate(self._rows):
             if entity.name in scalars:
-                table[row, ENTITY_FIELDS["scalar"]] = scalars[entity.name]
+                table[row, SCALAR] = scalars[entity.name]
         rows[:] = 0.0
         mask[:] = False
         rows[:n] = table * shown[:, None]

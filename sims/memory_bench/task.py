@@ -37,8 +37,14 @@ TICKS_PER_S = 20
 LAMP_CUE = (0.66, 0.66, 0.66)
 LAMP_GAP = (0.02, 0.02, 0.02)
 LAMP_EXECUTE = (0.36, 0.52, 0.68)
-LAMP_STEPS = ((0.62, 0.52, 0.40), (0.40, 0.60, 0.50), (0.54, 0.44, 0.66))
-"""Shown by a cue phase with steps after its first, second, third step is done."""
+LAMP_STEPS = (
+    (0.62, 0.52, 0.40),
+    (0.40, 0.60, 0.50),
+    (0.54, 0.44, 0.66),
+    (0.66, 0.64, 0.36),
+    (0.66, 0.42, 0.46),
+)
+"""Shown by a cue phase with steps after its first, second, ... fifth step is done."""
 LAMP_BLINK = (0.20, 0.20, 0.20)
 
 COMMON_KNOBS: dict[str, Any] = {
@@ -69,6 +75,7 @@ class Waypoint:
       dwell_ticks: Ticks to stay there once reached (closing the gripper, pressing).
       speed: Largest step per tick, in action units (1.0 = 5 cm).
       keyframe: Whether reaching it ends a keyframe.
+      stage: What the expert is about while it heads here; :meth:`Task.replan` gets it.
     """
 
     pos_world_m: tuple[float, float, float]
@@ -78,6 +85,7 @@ class Waypoint:
     dwell_ticks: int = 0
     speed: float = 0.45
     keyframe: bool = True
+    stage: int = 0
 
 
 class Task:
@@ -153,6 +161,10 @@ class Task:
         """Runs after each tick of the execute phase; calls :meth:`commit` or :meth:`fail`."""
         raise NotImplementedError
 
+    def target(self) -> str:
+        """Returns what a right commit is called, in the words of :meth:`commit`."""
+        raise NotImplementedError
+
     def potential(self) -> float:
         """Returns progress towards success in [0, 1], for the dense reward."""
         raise NotImplementedError
@@ -169,8 +181,15 @@ class Task:
         """Returns the expert's path for the present phase, from privileged knowledge."""
         raise NotImplementedError
 
-    def replan(self) -> Sequence[Waypoint] | None:
-        """Returns a new path when the present one no longer fits (a dropped block), or None."""
+    def replan(self, stage: int, goal_world_m: np.ndarray) -> Sequence[Waypoint] | None:
+        """Returns a new path when the present one no longer fits (a dropped block), or None.
+
+        Asked at every tick while the expert heads for a waypoint, not while it dwells there.
+
+        Args:
+          stage: The waypoint's `stage`.
+          goal_world_m: The waypoint's position [3].
+        """
         return None
 
     # -- lengths, in ticks ----------------------------------------------------------------

@@ -83,8 +83,8 @@ class RememberColor(Task):
 
     def entities(self) -> Sequence[Entity]:
         """The cue cube, the candidates and the distractors."""
-        blocks = [Entity(n, "block", n) for n in ("cue_cube", *self._names)]
-        return [*blocks, *(Entity(n, "distractor", n) for n in _DISTRACTORS)]
+        blocks = [Entity(n, "cube", n) for n in ("cue_cube", *self._names)]
+        return [*blocks, *(Entity(n, "marker", n) for n in _DISTRACTORS)]
 
     def draw(self, rng: np.random.Generator) -> dict[str, Any]:
         """Colours, positions and yaws of the K candidates; the distractors' paths."""
@@ -147,8 +147,14 @@ class RememberColor(Task):
             ticks[i] = ticks[i] + 1 if self.scene.body_id[name] in touched else 0
         if ticks.max() > TOUCH_TICKS:
             chosen = int(ticks.argmax())
-            colour = list(PALETTE)[self.plan["colours"][chosen]]
-            self.commit(colour, chosen == self.cue)
+            self.commit(self._colour_name(chosen), chosen == self.cue)
+
+    def target(self) -> str:
+        """The colour that was shown."""
+        return self._colour_name(self.cue)
+
+    def _colour_name(self, candidate: int) -> str:
+        return list(PALETTE)[self.plan["colours"][candidate]]
 
     def potential(self) -> float:
         """Nearness of the hand to the right cube, in the execute phase."""
