@@ -74,9 +74,7 @@ class MemoryBenchEnv(gymnasium.Env):
         self.knobs = self.info.knobs(level, knobs)
         self._render_every_step = bool(render_every_step)
         self._build(observation, cameras, image_size, control, visuals)
-        self.observation_space = gymnasium.spaces.Dict(
-            {key: _space(spec) for key, spec in self.observer.specs.items()}
-        )
+        self.observation_space = observation_space(self.observer.specs)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
         self._picture_requested = False
         self._episode_seed: int | None = None
@@ -115,9 +113,7 @@ class MemoryBenchEnv(gymnasium.Env):
         unknown = set(options or {}) - {"cue"}
         if unknown:
             raise unknown_name("reset option", sorted(unknown)[0], ["cue"])
-        self.task.reset(episode, (options or {}).get("cue"))
-        self._episode_seed, self._over = episode, False
-        self._last_potential = 0.0
+        self.start(episode, (options or {}).get("cue"))
         return self.observe(draw=True), self.current_info(fresh=True)
 
     def step(
@@ -140,11 +136,12 @@ class MemoryBenchEnv(gymnasium.Env):
         gate = self.advance(action)
         draw = self._render_every_step or gate or self._picture_requested
         self._picture_requested = False
-        task = self.task
-        truncated = task.failure_kind == "timeout"
-        terminated = task.decided and not truncated
-        info = self.current_info(gate=gate, fresh=draw)
-        return self.observe(draw), self._reward(), terminated, truncated, info
+        return self.observe(draw), *self.outcome(), self.current_info(gate=gate, fresh=draw)
+
+    def start(self, seed: int, cue: int | None = None) -> None:
+        """Starts the episode of `seed` without building an observation; see `reset`."""
+        self.task.reset(seed, cue)
+        self._episode_seed, self._over = int(seed), False
 
     def advance(self, action: np.ndarray) -> bool:
         """Runs one tick without building an observation; returns whether it was a gate."""
@@ -195,11 +192,6 @@ class MemoryBenchEnv(gymnasium.Env):
             self._viewer.close()
             self._viewer = None
 
-    def _reward(self) -> float:
-        if self.reward == "sparse":
-            return float(self.task.success)
-        return float(self.task.potential())
-
     # -- beyond Gymnasium -----------------------------------------------------------------
 
     def observe(self, draw: bool = True) -> dict[str, np.ndarray]:
@@ -209,8 +201,24 @@ class MemoryBenchEnv(gymnasium.Env):
           draw: Whether to draw pictures; otherwise they are the last ones drawn (or zeros).
         """
         observation = {key: spec.zeros() for key, spec in self.observer.specs.items()}
-        self.observer.fill(observation, self.task, draw)
+        self.fill(observation, draw)
         return observation
+
+    def fill(self, out: dict[str, np.ndarray], draw: bool = True) -> None:
+        """Writes the present observation into the arrays of `out`; see `observe`."""
+        self.observer.fill(out, self.task, draw)
+
+    def outcome(self) -> tuple[float, bool, bool]:
+        """Returns reward, terminated (outcome decided) and truncated (time is up) now."""
+        task = self.task
+        reward = float(task.success) if self.reward == "sparse" else float(task.potential())
+        truncated = task.failure_kind == "timeout"
+        return reward, task.decided and not truncated, truncated
+
+    @property
+    def over(self) -> bool:
+        """Whether the episode has ended (or none was started)."""
+        return self._over
 
     def current_info(self, gate: bool = False, fresh: bool = False) -> dict[str, Any]:
         """Returns the info dictionary of the present state.
@@ -306,6 +314,11 @@ class MemoryBenchEnv(gymnasium.Env):
         self.controller.restore(state)
         self.task.restore(state)
         self._episode_seed, self._over = self.task.seed, self.task.decided
+
+
+def observation_space(specs: Mapping[str, ArraySpec]) -> gymnasium.spaces.Dict:
+    """Returns the Gymnasium space of observation specs."""
+    return gymnasium.spaces.Dict({key: _space(spec) for key, spec in specs.items()})
 
 
 def _space(spec: ArraySpec) -> gymnasium.Space:

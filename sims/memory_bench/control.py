@@ -69,6 +69,7 @@ class FastController:
         self._jac = np.zeros((6, scene.m.nv))
         self._low, self._high = scene.m.actuator_ctrlrange[:7].T.copy()
         self._eye6 = np.eye(6) * _DAMPING**2
+        self._gram, self._solved = np.empty((6, 6)), np.empty(6)
 
     def reset(self, home_qpos: np.ndarray, closed: float = 0.0) -> None:
         """Commands the present pose; call after the arm has been put at `home_qpos`."""
@@ -136,12 +137,17 @@ class FastController:
         """Writes joint targets: damped least squares, plus a pull to the home posture."""
         d, scene = self._d, self._scene
         mujoco.mj_jacSite(self._m, d, self._jac[:3], self._jac[3:], scene.grip_site)
-        jac = self._jac[:, scene.arm_dof]
+        jac = np.ascontiguousarray(self._jac[:, scene.arm_dof])
         qpos = d.qpos[scene.arm_qpos]
         # The null-space pull is applied through the task: J+ (error - J pull) + pull.
         pull = _POSTURE_GAIN * (self.home - qpos)
         error = np.concatenate((move, turn)) - jac @ pull
-        step = jac.T @ np.linalg.solve(jac @ jac.T + self._eye6, error) + pull
+        # MuJoCo's own Cholesky: LAPACK would start threads for six unknowns.
+        mujoco.mju_mulMatMatT(self._gram, jac, jac)
+        self._gram += self._eye6
+        mujoco.mju_cholFactor(self._gram, 0.0)
+        mujoco.mju_cholSolve(self._solved, self._gram, error)
+        step = self._solved @ jac + pull
         largest = np.abs(step).max()
         if largest > _MAX_JOINT_STEP_RAD:
             step *= _MAX_JOINT_STEP_RAD / largest

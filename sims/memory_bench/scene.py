@@ -14,7 +14,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 
-# Before numpy: with more BLAS threads the 6x6 solves of a tick are 3x slower, at random.
+# Before numpy where nobody imported it yet: robosuite's small products gain nothing by threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 

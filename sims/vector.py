@@ -1,0 +1,419 @@
+"""Many environments at once: rows in this process, or in worker processes with shared arrays."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from embodied.core import errors
+from embodied.core.errors import ActionError, ConfigError, SimulatorError, unknown_name
+from embodied.core.specs import ArraySpec
+from sims.gym_env import ACTION_SIZE, TICKS_PER_S, observation_space
+from sims.worker import DISABLED, SAME_STEP, Rows, array_layout, views
+
+_MODES = {DISABLED: AutoresetMode.DISABLED, SAME_STEP: AutoresetMode.SAME_STEP}
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
+    """`num_envs` environments of one task; results do not depend on `num_workers`.
+
+    Args:
+      task: Task name, for example ``"remember_color"``.
+      num_envs: Rows n.
+      num_workers: Worker processes; 0 steps all rows in this process, one after the other.
+      autoreset: ``"disabled"``: a finished row ignores steps until it is reset;
+        ``"same_step"``: it starts its next episode at once, with its seed raised by
+        `num_envs` (so rows never share a seed and cues stay balanced).
+      copy: Whether returned observations are copies; False returns views of shared arrays
+        that the next step overwrites.
+      timeout_s: Longest wait for a worker's answer.
+      **env_kwargs: Arguments of :class:`sims.gym_env.MemoryBenchEnv` but `task`.
+
+    Infos are a dict of name -> array or list over all rows, for rows that were not stepped as
+    they were. Under ``same_step`` the rows in ``infos["_final_obs"]`` (bool [n]) ended in this
+    step: ``infos["final_obs"]`` and ``infos["final_info"]`` hold a dict for each, else None.
+
+    Raises:
+      ConfigError: For an unknown name or a value out of range.
+      SimulatorError: If a worker dies or does not answer; all workers are then closed.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        num_envs: int,
+        num_workers: int = 0,
+        *,
+        autoreset: str = DISABLED,
+        copy: bool = True,
+        timeout_s: float = 300.0,
+        **env_kwargs: Any,
+    ) -> None:
+        self._pool: _Pool | None = None
+        self._rows: Rows | None = None
+        if autoreset not in _MODES:
+            raise unknown_name("autoreset", autoreset, _MODES)
+        if num_envs < 1 or num_workers < 0:
+            raise ConfigError(
+                f"expected num_envs >= 1 and num_workers >= 0, got {num_envs} and {num_workers}"
+            )
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        if num_workers > (cores or 1):
+            warnings.warn(
+                f"{num_workers} simulator workers on {cores} cores are slower than {cores}; "
+                f"use num_workers={cores}",
+                stacklevel=3,
+            )
+        self.num_envs, self.autoreset, self._copy = int(num_envs), autoreset, bool(copy)
+        kwargs = {"task": task, **env_kwargs}
+        if num_workers == 0:
+            self._rows = Rows(range(num_envs), num_envs, autoreset, kwargs)
+            self._setup(self._rows.facts())
+            buffer = np.zeros(self._size, np.uint8)
+            self._arrays = views(self._layout, buffer)
+            self._rows.attach(self._arrays)
+        else:
+            self._pool = _Pool(min(num_workers, num_envs), num_envs, timeout_s)
+            self._setup(self._pool.make(autoreset, kwargs))
+            self._arrays = views(self._layout, self._pool.share(self._layout, self._size))
+        self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+        self._last_seeds: list[int] | None = None
+
+    def _setup(self, facts: Mapping[str, Any]) -> None:
+        self.observation_specs: dict[str, ArraySpec] = facts["specs"]
+        self._spec_dict, self.horizon = facts["spec_dict"], facts["horizon"]
+        self.mjcf_sha256: str = facts["mjcf_sha256"]
+        self._layout, self._size = array_layout(self.observation_specs, self.num_envs, ACTION_SIZE)
+        self.single_observation_space = observation_space(self.observation_specs)
+        self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.render_mode = "rgb_array"
+        self.metadata = {
+            "autoreset_mode": _MODES[self.autoreset],
+            "render_fps": TICKS_PER_S,
+            "control_hz": float(TICKS_PER_S),
+            "render_modes": ["rgb_array"],
+        }
+
+    def spec_dict(self) -> dict[str, Any]:
+        """Returns everything that fixes one row's environment, as JSON-ready data."""
+        return dict(self._spec_dict)
+
+    # -- stepping -------------------------------------------------------------------------
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Starts episodes.
+
+        Args:
+          seed: A seed for each row, or one that counts up over the rows. Without one, seeds go
+            on from the last ones given (from random ones at first).
+          options: ``reset_mask`` (bool [n], rows to reset; others stay as they are) and
+            ``cue`` (a cue or None for each row).
+
+        Returns:
+          Observations [n, ...] and infos of all rows.
+        """
+        options = dict(options or {})
+        mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, bool)), bool)
+        cues = list(options.pop("cue", None) or [None] * self.num_envs)
+        if options:
+            raise unknown_name("reset option", sorted(options)[0], ["reset_mask", "cue"])
+        seeds = self._seeds(seed)
+        for name, value in (("reset_mask", mask), ("cue", cues), ("seed", seeds)):
+            if len(value) != self.num_envs:
+                raise ConfigError(
+                    f"{name}: expected one entry for each of {self.num_envs} rows, got {len(value)}"
+                )
+        cues = [None if c is None else int(c) for c in cues]
+        self._take(self._do("reset", mask.tolist(), seeds, cues))
+        if self._pool is not None:
+            self._pool.note_seeds(mask, seeds)
+        return self._observations(), self._collect_infos()
+
+    def _seeds(self, seed: int | Sequence[int] | None) -> list[int]:
+        if seed is None and self._last_seeds is None:
+            seed = int(np.random.default_rng().integers(2**30))
+        if seed is None:
+            seeds = [s + self.num_envs for s in self._last_seeds]
+        elif isinstance(seed, (int, np.integer)):
+            seeds = [int(seed) + row for row in range(self.num_envs)]
+        else:
+            seeds = [int(s) for s in seed]
+        self._last_seeds = seeds
+        return seeds
+
+    def step(
+        self,
+        actions: np.ndarray,
+        render: Sequence[bool] | None = None,
+        active: Sequence[bool] | None = None,
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Advances rows by one control tick.
+
+        Args:
+          actions: float32 [n, 7] in [-1, 1]; those of rows that are not stepped are ignored.
+          render: bool [n], rows to draw pictures of (gates and resets are always drawn; see
+            ``infos["image_fresh"]``). None follows ``render_every_step``.
+          active: bool [n], rows to step; others stay as they are. None steps all.
+
+        Returns:
+          Observations, rewards float64 [n] (0 for rows that were not stepped), terminated and
+          truncated bool [n] (they stay set until the row is reset), infos.
+
+        Raises:
+          ActionError: For a wrong shape, or NaN or an element outside [-1, 1] in a stepped row.
+          SimulatorError: If a worker dies, a simulation diverges, or a row was never reset.
+        """
+        n = self.num_envs
+        active = np.ones(n, bool) if active is None else np.asarray(active, bool)
+        actions = np.asarray(actions)
+        if actions.shape != (n, ACTION_SIZE):
+            raise ActionError(f"actions: expected shape ({n}, {ACTION_SIZE}), got {actions.shape}")
+        if not all(self._infos):
+            missing = [row for row, info in enumerate(self._infos) if not info]
+            raise SimulatorError(f"rows {missing} were never reset; call reset(seed=...) first")
+        over = self._arrays["terminated"] | self._arrays["truncated"]
+        active = active if self.autoreset == SAME_STEP else active & ~over
+        bad = active & ~(np.abs(actions).max(1) <= 1.0 + 1e-6)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise ActionError(
+                f"action of row {row}: expected {ACTION_SIZE} finite numbers in [-1, 1], got "
+                f"{np.asarray(actions[row]).tolist()}; clip or rescale it before step()"
+            )
+        self._arrays["action"][active] = actions[active]
+        drawn = None if render is None else np.asarray(render, bool).tolist()
+        self._take(self._do("step", active.tolist(), drawn))
+        arrays = self._arrays
+        return (
+            self._observations(),
+            arrays["reward"].copy(),
+            arrays["terminated"].copy(),
+            arrays["truncated"].copy(),
+            self._collect_infos(),
+        )
+
+    def call(self, name: str, row: int, *args: Any) -> Any:
+        """Calls a method of one row's environment (or returns an attribute) and returns it.
+
+        For example ``call("render", row)`` (uint8 [256, 256, 3]), ``call("save_state", row)``,
+        ``call("restore_state", row, state)``. ``call("make_expert", row, seed, noise)`` keeps
+        the expert with its row; then ``call("expert.act", row)``, ``call("expert.reset", row)``.
+        """
+        if not 0 <= row < self.num_envs:
+            raise ConfigError(f"row: expected 0 to {self.num_envs - 1}, got {row}")
+        if self._rows is not None:
+            return self._rows.call(name, row, args)
+        return self._pool.call(name, row, args)
+
+    def render(self) -> tuple[np.ndarray, ...]:
+        """Returns one uint8 [256, 256, 3] front picture for each row."""
+        return tuple(self.call("render", row) for row in range(self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Closes all rows and workers; called by ``close``."""
+        if self._rows is not None:
+            self._rows.close()
+        if self._pool is not None:
+            self._pool.close()
+
+    def _do(self, command: str, *args: Any) -> dict[int, dict[str, Any]]:
+        if self._rows is not None:
+            return getattr(self._rows, command)(*args)
+        return self._pool.do(command, *args)
+
+    def _take(self, infos: Mapping[int, dict[str, Any]]) -> None:
+        for row in range(self.num_envs):
+            # What held for one tick only must not be reported again for a row left standing.
+            self._infos[row].pop("final_obs", None)
+            self._infos[row].pop("final_info", None)
+        for row, info in infos.items():
+            self._infos[row] = info
+
+    def _observations(self) -> dict[str, np.ndarray]:
+        return {
+            key: self._arrays[f"obs/{key}"].copy() if self._copy else self._arrays[f"obs/{key}"]
+            for key in self.observation_specs
+        }
+
+    def _collect_infos(self) -> dict[str, Any]:
+        known = next((info for info in self._infos if info), {})
+        infos: dict[str, Any] = {}
+        for name, example in known.items():
+            if name in ("final_obs", "final_info"):
+                continue
+            column = [info.get(name, _NEUTRAL[type(example)]) for info in self._infos]
+            infos[name] = column if isinstance(example, str) else np.array(column)
+        if self.autoreset == SAME_STEP:
+            infos["_final_obs"] = np.array(["final_obs" in info for info in self._infos])
+            for name in ("final_obs", "final_info"):
+                infos[name] = [info.get(name) for info in self._infos]
+        return infos
+
+
+_NEUTRAL = {str: "", bool: False, int: -1, float: 0.0}
+"""What infos say of a row that was never reset."""
+
+
+class _Pool:
+    """Worker processes, each with a block of rows."""
+
+    def __init__(self, workers: int, num_envs: int, timeout_s: float) -> None:
+        self._timeout_s, self._num_envs = timeout_s, num_envs
+        shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
+        # An unlinked file: nothing is left behind, however the processes end.
+        self._file = tempfile.TemporaryFile(dir=shared)  # noqa: SIM115  (closed by close)
+        self._rows = [list(block) for block in np.array_split(np.arange(num_envs), workers)]
+        self._rows = [[int(r) for r in block] for block in self._rows]
+        self._seeds: dict[int, int] = {}
+        self._connections: list[Connection] = []
+        self._processes: list[subprocess.Popen] = []
+        environment = {**os.environ, **dict.fromkeys(_THREADS, "1")}
+        root = str(pathlib.Path(__file__).resolve().parent.parent)
+        environment["PYTHONPATH"] = os.pathsep.join(
+            p for p in (root, os.environ.get("PYTHONPATH", "")) if p
+        )
+        for _ in range(workers):
+            ours, theirs = socket.socketpair()
+            fds = (theirs.fileno(), self._file.fileno())
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "sims.worker", *map(str, fds)],
+                    pass_fds=fds,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                )
+            )
+            theirs.close()
+            self._connections.append(Connection(ours.detach()))
+
+    def make(self, autoreset: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Builds all rows; returns the first worker's facts."""
+        for connection, rows in zip(self._connections, self._rows, strict=True):
+            connection.send(("make", rows, self._num_envs, autoreset, dict(kwargs)))
+        return self._gather()[0]
+
+    def share(self, layout: list, size: int) -> mmap.mmap:
+        """Gives all workers the shared arrays; returns the buffer."""
+        self._file.truncate(size)
+        buffer = mmap.mmap(self._file.fileno(), size)
+        self._broadcast(("attach", layout, size))
+        self._gather()
+        return buffer
+
+    def do(self, command: str, *args: Any) -> dict[int, dict[str, Any]]:
+        """Runs a command on all workers; returns the infos of all their rows."""
+        self._broadcast((command, *args))
+        infos: dict[int, dict[str, Any]] = {}
+        for answer in self._gather():
+            infos.update(answer)
+        return infos
+
+    def call(self, name: str, row: int, args: Sequence[Any]) -> Any:
+        """Calls a method of one row."""
+        index = next(i for i, rows in enumerate(self._rows) if row in rows)
+        self._send(index, ("call", name, row, args))
+        return self._gather([index])[0]
+
+    def note_seeds(self, mask: np.ndarray, seeds: Sequence[int]) -> None:
+        """Remembers which seed each row plays, for messages."""
+        self._seeds.update({int(row): seeds[row] for row in np.flatnonzero(mask)})
+
+    def _broadcast(self, message: tuple) -> None:
+        for index in range(len(self._rows)):
+            self._send(index, message)
+
+    def _send(self, index: int, message: tuple) -> None:
+        if not self._connections:
+            raise SimulatorError("this vector environment is closed; make a new one")
+        try:
+            self._connections[index].send(message)
+        except (BrokenPipeError, ConnectionError):
+            self._dead(index)
+
+    def _gather(self, indices: Sequence[int] | None = None) -> list[Any]:
+        pending = list(range(len(self._connections)) if indices is None else indices)
+        order, answers = list(pending), {}
+        while pending:
+            ready = wait([self._connections[i] for i in pending], timeout=self._timeout_s)
+            if not ready:
+                self._fail(pending[0], f"did not answer within {self._timeout_s:g} s")
+            for index in list(pending):
+                if self._connections[index] not in ready:
+                    continue
+                try:
+                    good, answer = self._connections[index].recv()
+                except (EOFError, ConnectionError):
+                    self._dead(index)
+                if not good:
+                    self.close()
+                    kind, text, trace = answer
+                    raise _rebuild(kind, text, trace)
+                answers[index] = answer
+                pending.remove(index)
+        return [answers[index] for index in order]
+
+    def _dead(self, index: int) -> None:
+        try:
+            code = self._processes[index].wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            code = None
+        self._fail(index, f"died (exit code {code})")
+
+    def _fail(self, index: int, what: str) -> None:
+        rows = self._rows[index]
+        seeds = [self._seeds.get(row) for row in rows]
+        self.close()
+        raise SimulatorError(
+            f"simulator worker {index} {what}; its rows {rows} played seeds {seeds}. The other "
+            "workers were closed. Make a new vector environment; if it happens again, report "
+            "the seeds (out of memory is the usual cause)"
+        )
+
+    def close(self) -> None:
+        """Ends all workers, kindly at first."""
+        for connection in self._connections:
+            try:
+                connection.send(("close",))
+                connection.close()
+            except (OSError, ValueError):
+                pass
+        for process in self._processes:
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._connections, self._processes = [], []
+        self._file.close()
+
+
+def _rebuild(kind: str, text: str, trace: str) -> Exception:
+    """Returns a worker's error as the package's own class, or as a SimulatorError."""
+    if kind == "MissingExtra":  # its constructor takes other arguments than the message
+        return errors.EmbodiedError(text)
+    cls = getattr(errors, kind, None)
+    if isinstance(cls, type) and issubclass(cls, errors.EmbodiedError):
+        return cls(text)
+    return SimulatorError(f"a simulator worker failed:\n{trace}")

@@ -1,0 +1,205 @@
+"""The rows of a vector environment: stepped in place, in this process or in a worker's.
+
+As ``python -m sims.worker`` this is one worker: it owns some rows, writes observations into a
+file mapped by the parent too, and speaks over an inherited socket. It ends when the parent does.
+"""
+
+from __future__ import annotations
+
+import os
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = os.environ.get(_name, "1")  # before numpy: a worker has one core
+
+import mmap  # noqa: E402
+import sys  # noqa: E402
+import traceback  # noqa: E402
+from collections.abc import Mapping, Sequence  # noqa: E402
+from multiprocessing.connection import Connection  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+
+from embodied.core.specs import ArraySpec  # noqa: E402
+
+if TYPE_CHECKING:
+    from sims.gym_env import MemoryBenchEnv
+
+DISABLED, SAME_STEP = "disabled", "same_step"
+_ALIGN = 64
+
+
+def array_layout(
+    observations: Mapping[str, ArraySpec], num_envs: int, action_size: int
+) -> tuple[list[tuple[str, str, tuple[int, ...], int]], int]:
+    """Returns where each array of all rows lies in one buffer.
+
+    Returns:
+      A list of (name, dtype, shape, offset in bytes) and the buffer's size in bytes.
+    """
+    arrays = [(f"obs/{k}", s.dtype, (num_envs, *s.shape)) for k, s in observations.items()]
+    arrays += [
+        ("action", "float32", (num_envs, action_size)),
+        ("reward", "float64", (num_envs,)),
+        ("terminated", "bool", (num_envs,)),
+        ("truncated", "bool", (num_envs,)),
+    ]
+    layout, offset = [], 0
+    for name, dtype, shape in arrays:
+        layout.append((name, dtype, shape, offset))
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        offset += -(-size // _ALIGN) * _ALIGN
+    return layout, offset
+
+
+def views(
+    layout: Sequence[tuple[str, str, tuple[int, ...], int]], buffer: Any
+) -> dict[str, np.ndarray]:
+    """Returns the arrays of `layout` as views of `buffer`."""
+    return {
+        name: np.ndarray(shape, dtype, buffer=buffer, offset=offset)
+        for name, dtype, shape, offset in layout
+    }
+
+
+class Rows:
+    """Some rows of a vector environment.
+
+    Args:
+      rows: Indices of these rows in the whole batch.
+      num_envs: Rows of the whole batch; the stride of automatic seeds.
+      autoreset: ``"disabled"`` or ``"same_step"``.
+      env_kwargs: Arguments of :class:`sims.gym_env.MemoryBenchEnv`.
+    """
+
+    def __init__(
+        self, rows: Sequence[int], num_envs: int, autoreset: str, env_kwargs: Mapping[str, Any]
+    ) -> None:
+        from sims.gym_env import MemoryBenchEnv
+
+        self.rows, self.num_envs, self.autoreset = list(rows), num_envs, autoreset
+        kwargs = dict(env_kwargs)
+        self._draw_always = bool(kwargs.pop("render_every_step", True))
+        kwargs.setdefault("render_mode", "rgb_array")
+        self._envs: dict[int, MemoryBenchEnv] = {
+            row: MemoryBenchEnv(**kwargs, render_every_step=False) for row in self.rows
+        }
+        self._experts: dict[int, Any] = {}
+        self._seeds: dict[int, int] = {}
+        self._arrays: dict[str, np.ndarray] = {}
+        self._obs: dict[int, dict[str, np.ndarray]] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what the parent must know of the environment."""
+        env = self._envs[self.rows[0]]
+        return {
+            "specs": dict(env.observation_specs),
+            "spec_dict": env.spec_dict(),
+            "horizon": env.horizon,
+            "mjcf_sha256": env.mjcf_sha256,
+        }
+
+    def attach(self, arrays: dict[str, np.ndarray]) -> None:
+        """Makes these rows write into `arrays` (all rows, by :func:`array_layout`'s names)."""
+        self._arrays = arrays
+        for row in self.rows:
+            self._obs[row] = {
+                name[4:]: array[row] for name, array in arrays.items() if name.startswith("obs/")
+            }
+
+    def reset(
+        self, mask: Sequence[bool], seeds: Sequence[int], cues: Sequence[int | None]
+    ) -> dict[int, dict[str, Any]]:
+        """Resets the rows in `mask` (all arguments over the whole batch); returns their infos."""
+        return {row: self._start(row, int(seeds[row]), cues[row]) for row in self.rows if mask[row]}
+
+    def _start(self, row: int, seed: int, cue: int | None = None) -> dict[str, Any]:
+        env = self._envs[row]
+        self._seeds[row] = seed
+        env.start(seed, cue)
+        env.fill(self._obs[row], draw=True)
+        self._arrays["reward"][row] = 0.0
+        self._arrays["terminated"][row] = self._arrays["truncated"][row] = False
+        return env.current_info(fresh=True)
+
+    def step(
+        self, active: Sequence[bool], render: Sequence[bool] | None
+    ) -> dict[int, dict[str, Any]]:
+        """Steps the rows in `active` by the shared actions; returns their infos.
+
+        A row whose episode is over is left as it is, with reward 0. Under ``same_step`` such a
+        row starts its next episode in the same step; its last observation and info are then in
+        ``info["final_obs"]`` and ``info["final_info"]``.
+        """
+        infos = {}
+        arrays = self._arrays
+        for row in self.rows:
+            arrays["reward"][row] = 0.0
+            env = self._envs[row]
+            if not active[row] or env.over:
+                if self.autoreset == SAME_STEP:
+                    arrays["terminated"][row] = arrays["truncated"][row] = False
+                continue
+            gate = env.advance(arrays["action"][row])
+            draw = bool(gate or (self._draw_always if render is None else render[row]))
+            env.fill(self._obs[row], draw)
+            reward, terminated, truncated = env.outcome()
+            info = env.current_info(gate=gate, fresh=draw)
+            if env.over and self.autoreset == SAME_STEP:
+                final = {key: value.copy() for key, value in self._obs[row].items()}
+                fresh = self._start(row, self._seeds[row] + self.num_envs)
+                info = {**fresh, "final_obs": final, "final_info": info}
+            arrays["reward"][row] = reward
+            arrays["terminated"][row], arrays["truncated"][row] = terminated, truncated
+            infos[row] = info
+        return infos
+
+    def call(self, name: str, row: int, args: Sequence[Any]) -> Any:
+        """Calls a method of a row, or returns an attribute; see the vector environment."""
+        target: Any = self._envs[row]
+        head, _, rest = name.partition(".")
+        if head == "expert":
+            target, name = self._experts[row], rest
+        result = getattr(target, name)
+        if callable(result):
+            result = result(*args)
+        if name == "make_expert":
+            self._experts[row] = result
+            return None
+        return result
+
+    def close(self) -> None:
+        """Closes all rows."""
+        for env in self._envs.values():
+            env.close()
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serves one worker; `argv` holds the socket's and the shared file's descriptors."""
+    connection, shared_fd = Connection(int(argv[0])), int(argv[1])
+    rows: Rows | None = None
+    while True:
+        try:
+            command, *args = connection.recv()
+        except (EOFError, ConnectionError):
+            break
+        try:
+            if command == "make":
+                rows = Rows(*args)
+                answer: Any = rows.facts()
+            elif command == "attach":
+                layout, size = args
+                buffer = mmap.mmap(shared_fd, size)
+                answer = rows.attach(views(layout, buffer))
+            elif command == "close":
+                rows.close()
+                break
+            else:
+                answer = getattr(rows, command)(*args)
+            connection.send((True, answer))
+        except Exception as error:
+            connection.send((False, (type(error).__name__, str(error), traceback.format_exc())))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
