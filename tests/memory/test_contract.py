@@ -1,0 +1,73 @@
+"""Every built-in memory and its main options under the memory contract."""
+
+from __future__ import annotations
+
+import pytest
+
+from embodied.core.types import State
+from embodied.memory import build_memory
+from embodied.memory.adapter import VectorAdapter
+from embodied.memory.base import Memory
+from embodied.memory.composite import CompositeMemory
+from embodied.memory.gru import GRUVector
+from tests.contracts.memory import STREAMS, MemoryCase, MemoryContract
+
+
+def poison(state: State) -> State:
+    """Fills unused slots with garbage."""
+    for name in state:
+        if name.endswith(".tokens"):
+            stem = name.removesuffix("tokens")
+            for row, count in enumerate(state[stem + "count"]):
+                state[name][row, count:] = 1e3
+                state[stem + "time_s"][row, count:] = 1e3
+                state[stem + "items"][row, count:] = 7
+    return state
+
+
+def bank(name: str = "perceptual_cognitive", **options: object) -> MemoryCase:
+    def build(detach: bool) -> Memory:
+        return build_memory(name, STREAMS, {"capacity": 3, "detach": detach, **options})
+
+    shown = "-".join(f"{key}={value}" for key, value in options.items())
+    return MemoryCase(f"{name}-{shown}" if shown else name, build, poison=poison)
+
+
+def chained(detach: bool) -> Memory:
+    """Two parts read the same streams one after the other."""
+    return CompositeMemory(
+        {
+            "near": build_memory("perceptual_cognitive", STREAMS, {"detach": detach}),
+            "far": VectorAdapter(STREAMS, GRUVector(8), detach=detach),
+        }
+    )
+
+
+def split(detach: bool) -> Memory:
+    """Each part has its own stream."""
+    options = {"capacity": 3, "detach": detach}
+    return CompositeMemory(
+        {
+            "scene": build_memory(
+                "perceptual_cognitive", {"perceptual": STREAMS["perceptual"]}, options
+            ),
+            "self": build_memory("full_history", {"cognitive": STREAMS["cognitive"]}, options),
+        }
+    )
+
+
+CASES = [
+    MemoryCase("none", lambda _: build_memory("none", STREAMS), remembers=False, detachable=False),
+    MemoryCase("gru", lambda d: build_memory("gru", STREAMS, {"width": 16, "detach": d})),
+    bank(),
+    bank(overflow="fifo", heads=2, time_encoding=False),
+    bank(count_weighted=True, merged_time="mean", pool={"perceptual": 2}, qk_init="independent"),
+    bank("full_history", layers=1),
+    MemoryCase("composite-shared-streams", chained, poison=poison),
+    MemoryCase("composite-own-streams", split, poison=poison),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+class TestMemories(MemoryContract):
+    pass
