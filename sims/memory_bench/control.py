@@ -59,6 +59,9 @@ def check_action(action: np.ndarray) -> np.ndarray:
 class FastController:
     """Position servos with differential inverse kinematics, once a control tick."""
 
+    step_m_per_unit = POS_PER_UNIT_M
+    """How far a constant action of 1 moves the hand in a tick."""
+
     def __init__(self, scene: Scene) -> None:
         self._scene, self._m, self._d = scene, scene.m, scene.d
         self._nstep = round(1 / (CONTROL_HZ * TIMESTEP_S["fast"]))
@@ -172,6 +175,66 @@ class FastController:
         self.home[:] = command[8:]
 
 
-def make_controller(scene: Scene) -> FastController:
+class OscController:
+    """robosuite's stock OSC_POSE, driven at its stock 2 ms.
+
+    Its goal is set anew from the achieved pose at every control tick, so that only the
+    gripper's command and the posture it falls back to outlive a tick.
+    """
+
+    step_m_per_unit = 0.05 / 3.27
+    """It lags: at a constant action of 1 the hand moves at 0.31 m/s (kp 150, critically damped),
+    not at the 1 m/s of a goal that is 5 cm ahead every 50 ms."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene, self._m, self._d = scene, scene.m, scene.d
+        self._nstep = round(1 / (CONTROL_HZ * TIMESTEP_S["osc"]))
+        self._robot = scene.robots[0]
+        self._arm = self._robot.part_controllers["right"]
+        self._gripper = self._robot.gripper["right"]
+
+    def reset(self, home_qpos: np.ndarray, closed: float = 0.0) -> None:
+        """Forgets everything; call after the arm has been put at `home_qpos`."""
+        self._put(np.array([1.0 - 2.0 * closed, 2.0 * closed - 1.0]), home_qpos)
+
+    def _put(self, gripper_command: np.ndarray, posture: np.ndarray) -> None:
+        self._gripper.current_action = np.array(gripper_command)
+        self._arm.initial_joint = np.array(posture)
+        for controller in self._robot.part_controllers.values():
+            controller.new_update = True
+
+    def reference_pos(self) -> np.ndarray:
+        """Returns the position [3] that a delta action adds to: the achieved one."""
+        return self._scene.eef_pos()
+
+    def reference_quat(self) -> np.ndarray:
+        """Returns the orientation wxyz [4] that a delta action turns: the achieved one."""
+        return self._scene.eef_quat()
+
+    def step(self, action: np.ndarray) -> None:
+        """Applies one checked action and advances the simulation by one tick."""
+        for index in range(self._nstep):
+            mujoco.mj_step1(self._m, self._d)
+            self._robot.control(action, policy_step=index == 0)
+            mujoco.mj_step2(self._m, self._d)
+
+    def save(self) -> dict[str, np.ndarray]:
+        """Returns what outlives a tick, as arrays."""
+        return {
+            "controller_command": np.concatenate(
+                (self._gripper.current_action, self._arm.initial_joint)
+            )
+        }
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Puts back what `save` returned."""
+        command = state["controller_command"]
+        self._put(command[:2], command[2:])
+
+
+Controller = FastController | OscController
+
+
+def make_controller(scene: Scene) -> Controller:
     """Returns the controller for the scene's control mode."""
-    return FastController(scene)
+    return FastController(scene) if scene.control == "fast" else OscController(scene)

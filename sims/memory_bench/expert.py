@@ -15,12 +15,12 @@ from sims.memory_bench.task import OPEN, Waypoint
 if TYPE_CHECKING:
     from sims.gym_env import MemoryBenchEnv
 
-_FIELDS = 9  # pos 3, yaw, gripper, tol, dwell, speed, keyframe
+_FIELDS = 10  # pos 3, yaw, gripper, tol, dwell, speed, keyframe, stage
 
 
 def _pack(waypoints: Sequence[Waypoint]) -> np.ndarray:
     rows = [
-        (*w.pos_world_m, w.yaw_rad, w.gripper, w.tol_m, w.dwell_ticks, w.speed, w.keyframe)
+        (*w.pos_world_m, w.yaw_rad, w.gripper, w.tol_m, w.dwell_ticks, w.speed, w.keyframe, w.stage)
         for w in waypoints
     ]
     return np.array(rows, np.float64).reshape(-1, _FIELDS)
@@ -66,7 +66,8 @@ class WaypointExpert:
             self._phase = task.phase
             self._start(task.waypoints())
             self._gripper = OPEN
-        new = task.replan()
+        row = self._path[self._index]
+        new = None if self._dwelt else task.replan(int(row[9]), row[:3])
         if new is not None:
             self._start(new)
         self._advance()
@@ -89,7 +90,7 @@ class WaypointExpert:
             self._dwelt += 1
             if self._dwelt <= row[6]:
                 return
-            if row[8]:
+            if row[8] and self._dwelt == row[6] + 1:
                 self.keyframe_label = True
             if self._index + 1 == len(self._path):
                 return
@@ -100,7 +101,8 @@ class WaypointExpert:
         action = np.zeros(ACTION_SIZE)
         move = (row[:3] - controller.reference_pos()) / POS_PER_UNIT_M
         length = np.linalg.norm(move)
-        action[:3] = move * min(1.0, row[7] / length) if length > 0 else 0.0
+        fastest = min(1.0, row[7] * POS_PER_UNIT_M / controller.step_m_per_unit)
+        action[:3] = move * min(1.0, fastest / length) if length > 0 else 0.0
         turn = self._rotation_to(row[3], controller.reference_quat()) / ROT_PER_UNIT_RAD
         length = np.linalg.norm(turn)
         action[3:6] = turn * min(1.0, 0.4 / length) if length > 0 else 0.0

@@ -73,7 +73,7 @@ class Waypoint:
       gripper: -1 open, +1 close, 0 leave as it is.
       tol_m: Distance at which it counts as reached.
       dwell_ticks: Ticks to stay there once reached (closing the gripper, pressing).
-      speed: Largest step per tick, in action units (1.0 = 5 cm).
+      speed: Largest speed, in units of 5 cm a tick (1 m/s); OSC reaches about 0.3.
       keyframe: Whether reaching it ends a keyframe.
       stage: What the expert is about while it heads here; :meth:`Task.replan` gets it.
     """
