@@ -79,7 +79,7 @@ def test_no_words_show_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "message"),
     [
         (["trian"], "unknown command 'trian'; did you mean 'train'?"),
-        (["train"], "missing key 'task': expected list of str; add task=VALUE"),
+        (["train"], "task is empty: name at least one, for example task=remember_color"),
         (["train", "task=remember_colour"], "did you mean 'remember_color'?"),
         (["train", "task=remember_color", "level=eazy"], "did you mean 'easy'?"),
         (["train", "task=remember_color", "policy=memory_vl"], "did you mean 'memory_vla'?"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from embodied import registry
 from embodied.commands.base import Command, command_line, finish, take
-from embodied.config import from_plain
+from embodied.config import from_plain, load_yaml
 from embodied.core.errors import ConfigError
 from embodied.train.config import TrainConfig
 
@@ -18,22 +18,36 @@ class Options(TrainConfig):
 
     Attributes:
       out: Run directory to make; empty for ``runs/<task>-<level>-<observation>-<memory>-s<seed>``.
-      resume: Carry on from the run's newest checkpoint; every other key must be as before.
+      resume: Carry on from the newest checkpoint of ``out``; other keys must be as before, or
+        left out altogether.
     """
 
+    task: list[str] = dataclasses.field(default_factory=list)
     out: str = ""
     resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.task or not (self.resume and self.out):
+            super().__post_init__()
 
 
 def run(options: Options) -> None:
     """Checks every name before anything heavy is loaded, then trains."""
-    config = take(TrainConfig, options)
+    if options.task:
+        config = take(TrainConfig, options)
+        out = Path(options.out or default_run(config))
+    else:
+        out = Path(options.out)
+        config = from_plain(TrainConfig, load_yaml(out / "config.yaml"), source=str(out))
     check_names(config)
-    out = Path(options.out or default_run(config))
     from embodied.train.imitation import train
 
-    train(config, out, resume=options.resume)
-    finish(out, command_line("embodied", "evaluate", out))
+    done = int(train(config, out, resume=options.resume).name)
+    if done < config.steps:
+        print(f"stopped after {done} of {config.steps} steps")
+        finish(out, command_line("embodied", "train", "--resume", f"out={out}"))
+    else:
+        finish(out, command_line("embodied", "evaluate", out))
 
 
 def check_names(config: TrainConfig) -> None:
@@ -68,6 +82,7 @@ COMMAND = Command(
         "train policy=memory_vla task=remember_color level=easy preset=small seed=0",
         "train task=remember_color memory=none seed=0",
         "train suite=memory_bench_4 observation=state preset=state",
+        "train --resume out=runs/remember_color-easy-rgb-none-s0",
         "train task=put_block_back optim.lr=5e-4 policy.config.head.steps=5",
     ),
 )
