@@ -100,6 +100,11 @@ def unroll_reads(
     return _read(bank, queries, pool, past, use), after
 
 
+def looks_at_data(tensor: Tensor) -> bool:
+    """Returns whether values may decide shapes: on a CPU, where that waits for nothing."""
+    return tensor.device.type == "cpu"
+
+
 @torch.no_grad()
 def trace(
     slots: Slots, stored: Tensor, time_s: Tensor, reset: Tensor, valid: Tensor, rule: StoreRule
@@ -109,7 +114,7 @@ def trace(
     T, device = time_s.shape[1], stored.device
     count, overflow = slots.count, slots.overflow
     merging = rule.overflow == "similar"
-    if device.type == "cpu":
+    if looks_at_data(stored):
         start = torch.where(reset[:, 0], 0, count)
         merging = merging and bool((start + T > M).any())
     S = M + T
@@ -183,7 +188,7 @@ def _read(bank: StreamBank, queries: Tensor, pool: Tensor, past: History, use: T
     live, times, present = past.live[:, :T], past.time_s[:, :-1], bank.present(pool)
     wanted = use & (live & present.any(dim=-1)[:, None]).any(dim=-1)
     groups = [(0, T, 0, pool.shape[1])]
-    if pool.device.type == "cpu":
+    if looks_at_data(pool):
         ticks = wanted.any(dim=0).nonzero()[:, 0]
         read = (live & wanted[..., None]).any(dim=0)
         entries = _by_birth(read.any(dim=0), past)
