@@ -14,6 +14,7 @@ import importlib
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,6 +137,23 @@ def make_vec(
             level=level,
             **arguments,
         )
+
+
+def certificate(task: str) -> dict[str, Any] | None:
+    """Returns a built-in task's stored certificate, or None if it has none."""
+    if task not in _builtin_tasks():
+        return None
+    sims = Path(neighbour("sims").__file__).parent
+    file = sims / "memory_bench" / "certificates" / f"{task}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def expert_success(task: str, level: str, control: str) -> float | None:
+    """Returns the certified success of the privileged expert, or None if never measured."""
+    value: Any = certificate(task)
+    for key in ("levels", level, "expert", control, "success"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return None if value is None else float(value)
 
 
 def _checked(task: str, level: str, config: EnvConfig | None) -> TaskInfo:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from embodied.core import rng
 from embodied.core.errors import ConfigError, SimulatorError
 from embodied.core.policy import Policy, state_nbytes
-from embodied.core.specs import ArraySpec, check_observations
+from embodied.core.specs import check_observations
 from embodied.core.ticks import PERIOD, advance, period_ticks
 from embodied.evaluate.executors import ExecutorConfig, build_executor
 from embodied.evaluate.interventions import (
@@ -42,11 +42,14 @@ from embodied.memory.base import where_rows
 class Recorder(Protocol):
     """Receives what a video needs; see :mod:`embodied.evaluate.video`."""
 
-    def wants(self, index: int) -> bool:
-        """Whether episode `index` of the run is recorded."""
+    camera: str
+    size: int
 
-    def tick(self, index: int, frame: np.ndarray, info: dict[str, Any]) -> None:
-        """One control tick: an RGB frame and the row's info."""
+    def wants(self, index: int, info: dict[str, Any] | None = None) -> bool:
+        """Whether episode `index` of the run is recorded, at this control tick."""
+
+    def tick(self, index: int, frame: np.ndarray, info: dict[str, Any], donor: str) -> None:
+        """One control tick: an RGB frame, the row's info, what a swapped memory demands."""
 
     def finish(self, index: int, result: EpisodeResult) -> None:
         """The episode is over."""
@@ -74,6 +77,7 @@ def run(
     executor: ExecutorConfig | None = None,
     intervene: str = NONE,
     device: str | torch.device = "cpu",
+    capacity: int | None = None,
     recorder: Recorder | None = None,
     task: str = "",
     level: str = "",
@@ -93,6 +97,7 @@ def run(
       executor: How answers become control actions; the default runs the chunk's prefix.
       intervene: ``none``, ``swapped``, ``erased`` or ``frozen``.
       device: Where the policy runs.
+      capacity: Memory slots instead of the policy's own number.
       recorder: Receives frames of the episodes it wants.
       task: Name written into the rows.
       level: Name written into the rows.
@@ -120,9 +125,12 @@ def run(
         queues[row].append(Job(index, int(seed), cue))
     training = policy.training
     policy.eval()
-    bar = tqdm(total=len(seeds), desc=task or "evaluate", unit="ep", disable=not progress)
+    bar = tqdm(
+        total=len(seeds), desc=task or "evaluate", unit="ep", mininterval=0.5, disable=not progress
+    )
     try:
-        loop = _Loop(policy, vec_env, queues, executor or ExecutorConfig(), intervene, device)
+        loop = _Loop(policy, vec_env, queues, executor or ExecutorConfig(), intervene)
+        loop.remember(device, capacity)
         loop.labels = {"task": task, "level": level, "train_seed": train_seed}
         loop.n_cues, loop.recorder = n_cues, recorder
         results: dict[int, EpisodeResult] = {}
@@ -147,13 +155,12 @@ class _Loop:
         queues: list[deque[Job]],
         executor: ExecutorConfig,
         intervene: str,
-        device: str | torch.device,
     ) -> None:
         self.policy, self.spec, self.env, self.queues = policy, policy.spec, vec_env, queues
-        self.device, self.batch = torch.device(device), vec_env.num_envs
+        self.batch = vec_env.num_envs
         check_observations(
             self.spec.observations,
-            _offered(vec_env),
+            vec_env.observation_specs,
             needs="the policy",
             gives="the environment",
         )
@@ -162,9 +169,6 @@ class _Loop:
         if self.spec.observe_on == PERIOD:
             self.period = period_ticks(self.spec.observe_period_s, self.spec.control_hz)
         self.executor = build_executor(executor, self.spec, self.batch)
-        self.initial = policy.initial_state(self.batch)
-        self.state = self.initial
-        self.state_bytes = state_nbytes(self.initial) // self.batch
         self.intervention = MemoryIntervention(intervene, self.batch)
         self.labels: dict[str, Any] = {}
         self.n_cues: int | None = None
@@ -181,17 +185,26 @@ class _Loop:
         self.obs: dict[str, np.ndarray] = {}
         self.infos: dict[str, Any] = {}
 
+    def remember(self, device: str | torch.device, capacity: int | None) -> None:
+        """Allocates the memory of all rows."""
+        self.device = torch.device(device)
+        self.initial = self.policy.initial_state(self.batch, capacity)
+        self.state = self.initial
+        self.state_bytes = state_nbytes(self.initial) // self.batch
+
     def episodes(self) -> Iterator[tuple[int, EpisodeResult]]:
         """Runs every queue to its end; yields (index, row) as episodes finish."""
         started = np.array([bool(queue) for queue in self.queues])
         while started.any():
             self.start(started)
+            self.record(started)
             donors_done = self.arrive(started)
             started = donors_done & self.advance_queue(donors_done)
             while self.live.any() and not started.any():
                 if not (self.live & ~self.waiting).any():
                     self.answer()
                 stepped, done = self.step()
+                self.record(stepped)
                 donors_done = self.arrive(stepped & ~done)
                 for row in np.flatnonzero(done):
                     yield from self.finish(int(row))
@@ -250,7 +263,6 @@ class _Loop:
         )
         self.since = np.where(fresh, since, self.since)
         self.waiting |= fresh & due
-        self.record(fresh)
         donors_done = np.zeros(self.batch, bool)
         if self.intervention.kind == NONE:
             return donors_done
@@ -326,7 +338,6 @@ class _Loop:
 
     def finish(self, row: int) -> Iterator[tuple[int, EpisodeResult]]:
         """Yields the row of the episode that ended in `row`; nothing for a donor."""
-        self.record(np.arange(self.batch) == row)
         job, info = self.jobs[row], {key: value[row] for key, value in self.infos.items()}
         if job.donor:  # it ended before go: there is no memory to swap in
             return
@@ -363,9 +374,13 @@ class _Loop:
             return
         for row in np.flatnonzero(rows):
             job = self.jobs[row]
-            if job is not None and not job.donor and self.recorder.wants(job.index):
-                info = {key: value[row] for key, value in self.infos.items()}
-                self.recorder.tick(job.index, self.env.call("render", int(row)), info)
+            info = {key: value[row] for key, value in self.infos.items()}
+            if job is None or job.donor or not self.recorder.wants(job.index, info):
+                continue
+            camera, size = self.recorder.camera, self.recorder.size
+            frame = self.env.call("picture", int(row), camera, size)
+            donor = self.intervention.donors[row] if self.intervention.passed[row] else None
+            self.recorder.tick(job.index, frame, info, donor.target if donor else "")
 
     def observation(self) -> dict[str, np.ndarray]:
         """Returns what the policy reads of the present observation, whole batch."""
@@ -384,12 +399,6 @@ class _Loop:
                 f"the environment has no fresh image at an observation tick of seed(s) {seeds}; "
                 "it must render at resets, at gates and where it is asked to"
             )
-
-
-def _offered(vec_env: Any) -> dict[str, ArraySpec]:
-    """Returns the env's observation space as specs."""
-    spaces = vec_env.single_observation_space.spaces
-    return {key: ArraySpec(space.shape, space.dtype.name) for key, space in spaces.items()}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 
@@ -36,13 +35,7 @@ class FakeVecEnv:
 
     def __init__(self, num_envs: int, interactive: bool = False, leaky: bool = False) -> None:
         self.num_envs, self.interactive, self.leaky = num_envs, interactive, leaky
-        spaces = {
-            key: gymnasium.spaces.Box(-np.inf, np.inf, spec.shape, np.dtype(spec.dtype))
-            if spec.dtype != "uint8"
-            else gymnasium.spaces.Box(0, 255, spec.shape, np.uint8)
-            for key, spec in OBSERVATIONS.items()
-        }
-        self.single_observation_space = gymnasium.spaces.Dict(spaces)
+        self.observation_specs = OBSERVATIONS
         self.obs = {key: spec.zeros(num_envs) for key, spec in OBSERVATIONS.items()}
         self.rows = [
             SimpleNamespace(tick=0, seed=0, cue=0, pos=np.zeros(2), done=True, commit="", go=0,
@@ -86,8 +79,9 @@ class FakeVecEnv:
         return self.obs, reward, done, np.zeros(self.num_envs, bool), self._infos()
 
     def call(self, name: str, row: int, *args):
-        assert name == "render"
-        frame = np.zeros((64, 64, 3), np.uint8)
+        assert name == "picture"
+        _camera, size = args
+        frame = np.zeros((size, size, 3), np.uint8)
         frame[:, :, self.rows[row].cue] = min(255, 4 * self.rows[row].tick)
         return frame
 

@@ -1,0 +1,395 @@
+"""Evaluating a checkpoint: from a path to a results directory.
+
+The directory holds ``results.json`` (a row for each task and intervention), ``episodes.jsonl``
+(a row an episode), ``report.md``, ``report.html`` and ``videos/``. It appears whole or not at
+all: everything is written under a temporary name that is renamed at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shlex
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embodied import __version__, registry
+from embodied.config import from_plain, to_plain
+from embodied.core.errors import ConfigError, DataError, unknown_name
+from embodied.core.rng import EVAL_SEED_START
+from embodied.core.task import EnvConfig
+from embodied.evaluate import provenance, report, video
+from embodied.evaluate.executors import ExecutorConfig
+from embodied.evaluate.interventions import INTERVENTIONS, NONE
+from embodied.evaluate.results import (
+    EpisodeResult,
+    read_episodes,
+    read_json,
+    write_episodes,
+    write_json,
+)
+from embodied.evaluate.runner import closing, run
+from embodied.evaluate.summary import compare_with_twin, summarise
+from embodied.train.checkpoint import LoadedPolicy, load
+
+FORMAT_VERSION = 1
+RESULTS, EPISODES, TWIN_EPISODES = "results.json", "episodes.jsonl", "twin_episodes.jsonl"
+
+
+@dataclasses.dataclass
+class EvaluateConfig:
+    """What to evaluate and how; recorded in the results.
+
+    Attributes:
+      source: Run directory (its newest checkpoint) or checkpoint directory.
+      episodes: Episodes of each task and intervention.
+      task: Tasks; by default all that the policy was trained on.
+      level: Level; by default the one it was trained on.
+      knobs: Knob overrides on top of the level.
+      intervene: Any of ``none``, ``swapped``, ``erased``, ``frozen``; a row each.
+      intervene_episodes: Episodes of each real intervention; 0 for as many as `episodes`.
+      twin: Run or checkpoint of the memoryless twin, evaluated on the same seeds, or an
+        evaluation directory of it.
+      seed_start: First episode seed; the others follow.
+      batch: Rows that run side by side; part of the result, since a replay needs it.
+      workers: Simulator processes; 0 simulates in this one. Changes no result.
+      executor: How chunks become control actions.
+      capacity: Memory slots instead of the policy's own number; 0 keeps it.
+      videos: Episodes of each row that are filmed.
+      device: ``"cpu"`` or ``"cuda"``.
+      threads: CPU threads of the policy.
+      out: Directory to make; by default below the run.
+      progress: Whether to show progress bars.
+    """
+
+    source: str
+    episodes: int = 300
+    task: list[str] = dataclasses.field(default_factory=list)
+    level: str = ""
+    knobs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    intervene: list[str] = dataclasses.field(default_factory=lambda: [NONE])
+    intervene_episodes: int = 0
+    twin: str = ""
+    seed_start: int = EVAL_SEED_START
+    batch: int = 16
+    workers: int = 0
+    executor: ExecutorConfig = dataclasses.field(default_factory=ExecutorConfig)
+    capacity: int = 0
+    videos: int = 3
+    device: str = "cpu"
+    threads: int = 1
+    out: str = ""
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("episodes", 1), ("batch", 1), ("workers", 0), ("videos", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        if not self.intervene:
+            raise ConfigError("intervene is empty; use intervene=none for a plain evaluation")
+        for kind in self.intervene:
+            if kind not in INTERVENTIONS:
+                raise unknown_name("intervention", kind, INTERVENTIONS)
+        if self.seed_start < 0:
+            raise ConfigError(f"seed_start must be >= 0, got {self.seed_start}")
+
+
+def evaluate(source: str | Path, **options: Any) -> Path:
+    """Evaluates a checkpoint; keyword arguments are the fields of `EvaluateConfig`.
+
+    Returns:
+      The results directory.
+    """
+    return run_evaluation(EvaluateConfig(source=str(source), **options))
+
+
+def run_evaluation(config: EvaluateConfig) -> Path:
+    """Evaluates as `config` says and writes the results directory.
+
+    Returns:
+      The results directory.
+
+    Raises:
+      ConfigError: For unknown names, an existing `out`, or seeds that were trained on.
+      CheckpointError: If a checkpoint can't be loaded.
+    """
+    torch.set_num_threads(config.threads)
+    loaded = load(config.source, config.device)
+    twin = _load_twin(config)
+    out = _directory(config, loaded)
+    scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        scratch.mkdir(parents=True)
+        results = _measure(config, loaded, twin, scratch)
+        write_json(scratch / RESULTS, results)
+        report.write(scratch, results)
+        os.replace(scratch, out)
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return out
+
+
+@dataclasses.dataclass
+class Setting:
+    """One task as it is evaluated."""
+
+    task: str
+    level: str
+    env: EnvConfig
+    knobs: dict[str, Any]
+    ceiling: float
+    n_cues: int
+    expert: float | None
+
+
+def settings(config: EvaluateConfig, loaded: LoadedPolicy) -> list[Setting]:
+    """Returns the tasks that `config` asks for, checked against the task table."""
+    meta = loaded.meta
+    level = config.level or meta.level
+    found = []
+    for task in config.task or meta.tasks:
+        info = registry.task_info(task)
+        env = from_plain(EnvConfig, meta.env, where="policy.json:env")
+        trained_here = task in meta.tasks and level == meta.level
+        overrides = {**(env.knobs if trained_here else {}), **config.knobs}
+        env = dataclasses.replace(env, knobs=overrides)
+        knobs = info.knobs(level, overrides)
+        found.append(
+            Setting(
+                task=task,
+                level=level,
+                env=env,
+                knobs=knobs,
+                ceiling=info.ceiling(knobs),
+                n_cues=info.cues(knobs),
+                expert=provenance.expert_success(task, level, env, overrides),
+            )
+        )
+        _check_horizon(loaded, info.horizon_s(knobs), config.capacity)
+    return found
+
+
+def check_fresh_seeds(loaded: LoadedPolicy, first: int, count: int) -> None:
+    """Refuses evaluation seeds among those of the training data.
+
+    Raises:
+      ConfigError: Naming both ranges.
+    """
+    known = loaded.meta.train.get("data_seeds")
+    if known and known[0] <= first + count - 1 and first <= known[1]:
+        raise ConfigError(
+            f"evaluation seeds {first}..{first + count - 1} overlap the seeds "
+            f"{known[0]}..{known[1]} of the data that {loaded.path} was trained on; "
+            f"leave seed_start at its default {EVAL_SEED_START} or above"
+        )
+
+
+def replay(
+    loaded: LoadedPolicy,
+    config: EvaluateConfig,
+    setting: Setting,
+    intervene: str,
+    seeds: Sequence[int],
+    *,
+    cues: Sequence[int | None] | None = None,
+    rows: Sequence[int] | None = None,
+    recorder: video.VideoRecorder | None = None,
+) -> list[EpisodeResult]:
+    """Runs episodes of one task as an evaluation does; see :func:`runner.run`."""
+    vector = registry.make_vec(
+        setting.task,
+        setting.level,
+        setting.env,
+        num_envs=config.batch,
+        num_workers=config.workers,
+        autoreset="disabled",
+        copy=False,  # the runner copies what it keeps
+    )
+    with closing(vector):
+        return run(
+            loaded.policy,
+            vector,
+            seeds,
+            cues=cues,
+            rows=rows,
+            n_cues=setting.n_cues,
+            executor=config.executor,
+            intervene=intervene,
+            device=config.device,
+            capacity=config.capacity or None,
+            recorder=recorder,
+            task=setting.task,
+            level=setting.level,
+            train_seed=loaded.meta.train.get("seed"),
+            progress=config.progress,
+        )
+
+
+def _measure(
+    config: EvaluateConfig, loaded: LoadedPolicy, twin: LoadedPolicy | Path | None, scratch: Path
+) -> dict[str, Any]:
+    """Runs everything, writes episodes and pictures, returns the content of results.json."""
+    rows, episodes, twin_episodes = [], [], []
+    tasks = settings(config, loaded)
+    stored = read_episodes(twin / EPISODES) if isinstance(twin, Path) else []
+    for setting in tasks:
+        for kind in config.intervene:
+            main = kind == NONE
+            count = config.episodes if main else config.intervene_episodes or config.episodes
+            row, own = _row(config, loaded, setting, kind, count, scratch, "policy")
+            rows.append(row)
+            episodes += own
+            if not main or twin is None:
+                continue
+            if isinstance(twin, LoadedPolicy):
+                twin_row, theirs = _row(config, twin, setting, kind, count, scratch, "twin")
+                rows.append(twin_row)
+            else:
+                same = (setting.task, setting.level, NONE)
+                theirs = [e for e in stored if (e.task, e.level, e.intervene) == same]
+            twin_episodes += theirs
+            row["twin"] = compare_with_twin(own, theirs, setting.ceiling)
+    write_episodes(scratch / EPISODES, episodes)
+    if twin_episodes:
+        write_episodes(scratch / TWIN_EPISODES, twin_episodes)
+    return {
+        "format_version": FORMAT_VERSION,
+        "created_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "package_version": __version__,
+        "commit": provenance.commit(),
+        "command": command(config),
+        "config": to_plain(config),
+        "machine": provenance.machine(config.device),
+        "policy": provenance.describe(loaded),
+        "twin": provenance.describe(twin) if isinstance(twin, LoadedPolicy) else None,
+        "rows": rows,
+    }
+
+
+def _row(
+    config: EvaluateConfig,
+    loaded: LoadedPolicy,
+    setting: Setting,
+    kind: str,
+    count: int,
+    scratch: Path,
+    role: str,
+) -> tuple[dict[str, Any], list[EpisodeResult]]:
+    """Evaluates one policy on one task under one intervention."""
+    meta = loaded.meta
+    check_fresh_seeds(loaded, config.seed_start, count)
+    seeds = list(range(config.seed_start, config.seed_start + count))
+    memory = str(meta.config.get("memory", ""))
+    title = f"{meta.policy}, memory: {memory}" if memory else meta.policy
+    recorder = video.VideoRecorder(range(min(config.videos, count)), title)
+    began = time.monotonic()
+    episodes = replay(loaded, config, setting, kind, seeds, recorder=recorder)
+    wall_s = time.monotonic() - began
+    stem = f"{setting.task}-{role}-{kind}"
+    pictures = _pictures(scratch, stem, recorder) if config.videos else {}
+    return {
+        "role": role,
+        "task": setting.task,
+        "level": setting.level,
+        "knobs": setting.knobs,
+        "policy": meta.policy,
+        "memory": memory,
+        "intervene": kind,
+        "control": setting.env.control,
+        "visuals": setting.env.visuals,
+        "observation": setting.env.observation,
+        "cameras": list(setting.env.cameras),
+        "image_size": setting.env.image_size,
+        "train_seed": meta.train.get("seed"),
+        "privileged": provenance.privileged(loaded),
+        "eval_seeds": [seeds[0], seeds[-1]],
+        "batch": config.batch,
+        **summarise(episodes, setting.ceiling, setting.expert),
+        "twin": None,
+        "wall_s": round(wall_s, 2),
+        **pictures,
+    }, episodes
+
+
+def _pictures(scratch: Path, stem: str, recorder: video.VideoRecorder) -> dict[str, Any]:
+    recordings = list(recorder.recordings.values())
+    files = [
+        video.write_video(scratch / "videos" / f"{stem}-{recording.result.seed}.mp4", recording)
+        for recording in recordings
+    ]
+    if len(recordings) > 1:
+        files.append(video.write_video(scratch / "videos" / f"{stem}-together.mp4", recordings))
+    sheet = scratch / "pictures" / f"{stem}.jpg"
+    sheet.parent.mkdir(exist_ok=True)
+    sheet.write_bytes(video.encode_picture(video.contact_sheet(recordings)))
+    return {
+        "videos": [str(file.relative_to(scratch)) for file in files],
+        "picture": str(sheet.relative_to(scratch)),
+    }
+
+
+def _load_twin(config: EvaluateConfig) -> LoadedPolicy | Path | None:
+    if not config.twin:
+        return None
+    path = Path(config.twin)
+    if not (path / RESULTS).exists():
+        return load(path, config.device)
+    results = read_json(path / RESULTS)
+    memories = {row["memory"] for row in results["rows"] if row["role"] == "policy"}
+    if memories != {"none"}:
+        raise ConfigError(
+            f"twin={path} was evaluated with memory {sorted(memories)}; a twin has memory=none"
+        )
+    return path
+
+
+def _directory(config: EvaluateConfig, loaded: LoadedPolicy) -> Path:
+    """Returns the directory to make: `out`, which must be free, or a free name below the run."""
+    if config.out:
+        out = Path(config.out)
+        if out.exists():
+            raise ConfigError(f"{out} already exists; choose another out= or remove it")
+        return out
+    run_directory = loaded.path.parent.parent
+    name = "-".join([config.level or loaded.meta.level, *config.intervene, str(config.episodes)])
+    out = run_directory / "eval" / name
+    number = 2
+    while out.exists():
+        out = run_directory / "eval" / f"{name}-{number}"
+        number += 1
+    return out
+
+
+def _check_horizon(loaded: LoadedPolicy, horizon_s: float, capacity: int) -> None:
+    """Lets memories that must hold a whole episode refuse one that is too long for them."""
+    check = getattr(getattr(loaded.policy, "memory", None), "check_horizon", None)
+    if check is not None:
+        gates = 2
+        ticks = math.ceil(horizon_s / loaded.policy.spec.observe_period_s) + 1 + gates
+        state = loaded.policy.memory.initial(1, capacity or None)
+        check(ticks, state)
+
+
+def command(config: EvaluateConfig) -> str:
+    """Returns the command line that repeats an evaluation."""
+    default = to_plain(EvaluateConfig(source=config.source))
+    words = ["embodied", "evaluate", config.source]
+    for key, value in to_plain(config).items():
+        if key in ("source", "out", "progress", "workers") or value == default[key]:
+            continue
+        if isinstance(value, dict):
+            inner = default[key] if isinstance(default[key], dict) else {}
+            words += [f"{key}.{k}={v}" for k, v in value.items() if inner.get(k) != v]
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words.append(f"{key}={text}")
+    return shlex.join(words)

@@ -1,0 +1,105 @@
+"""Where a result came from: machine, versions, commit, checkpoint, and the expert beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embodied import registry
+from embodied.core.task import EnvConfig
+from embodied.train.checkpoint import MODEL_FILE, LoadedPolicy
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def cpu_model() -> str:
+    """Returns the processor's name; another one may round the last bit differently."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Returns what the numbers were computed on."""
+    gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
+    return {
+        "cpu": cpu_model(),
+        "gpu": gpu,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+    }
+
+
+def commit() -> str | None:
+    """Returns the git commit of a clone, ``+changes`` appended if files differ from it."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+changes" if changed else "")
+
+
+def describe(loaded: LoadedPolicy) -> dict[str, Any]:
+    """Returns the identity of a loaded checkpoint."""
+    meta = loaded.meta
+    return {
+        "path": str(loaded.path),
+        "sha256": sha256(loaded.path / MODEL_FILE),
+        "policy": meta.policy,
+        "config": meta.config,
+        "memory": str(meta.config.get("memory", "")),
+        "tasks": meta.tasks,
+        "level": meta.level,
+        "train": meta.train,
+        "parameters": sum(p.numel() for p in loaded.policy.parameters()),
+        "package_version": meta.package_version,
+        "privileged": privileged(loaded),
+    }
+
+
+def privileged(loaded: LoadedPolicy) -> bool:
+    """Whether training used a label that the demonstrations' observations don't hold."""
+    return float(loaded.meta.config.get("cue_loss") or 0.0) > 0.0
+
+
+def expert_success(
+    task: str, level: str, env: EnvConfig, overrides: dict[str, Any]
+) -> float | None:
+    """Returns the privileged expert's measured success, or None where it was never measured.
+
+    The certificate holds for a level's own knobs and one controller; with overridden knobs
+    there is no measured expert.
+    """
+    if overrides:
+        return None
+    return registry.expert_success(task, level, env.control)
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=20
+    )
+    return done.stdout.strip()
