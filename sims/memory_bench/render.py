@@ -121,6 +121,7 @@ class Renderer:
         m.vis.global_.offwidth = m.vis.global_.offheight = self.size
         self._con = mujoco.MjrContext(m, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._con)
+        self._con.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR.value
         self._scene = mujoco.MjvScene(m, maxgeom=m.ngeom + 32)
         full = scene.visuals == "full"
         flags = mujoco.mjtRndFlag
@@ -142,7 +143,7 @@ class Renderer:
         self._rgb = np.empty((self.size, self.size, 3), np.uint8)
         self._raw_depth = np.empty((self.size, self.size), np.float32)
         near, far = m.vis.map.znear * m.stat.extent, m.vis.map.zfar * m.stat.extent
-        # Reversed depth buffer: 1 at the near plane, 0 at the far plane.
+        # Depth as read: 1 at the near plane, 0 at the far plane (precise far away).
         self._depth_a = near * far / (far - near)
         self._depth_b = near / (far - near)
         self._finalizer = weakref.finalize(self, _free, self._gl, self._con)

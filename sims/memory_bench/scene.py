@@ -72,7 +72,7 @@ _WRIST = 'pos="0.07 0 0" quat="0 0.707108 0.707108 0" fovy="80"'
 
 _LIGHTS = (
     '<light name="key" pos="0.6 0.5 3" dir="-0.2 -0.15 -1" directional="true"'
-    ' castshadow="{shadow}" diffuse="0.45 0.45 0.45" specular="0.1 0.1 0.1"/>'
+    ' castshadow="{shadow}" diffuse="{bright} {bright} {bright}" specular="0.1 0.1 0.1"/>'
 )
 _MATERIALS = (
     '<material name="matte" specular="0.1" shininess="0.1" reflectance="0"/>',
@@ -177,7 +177,9 @@ class Scene(ManipulationEnv):
             asset.append(ET.fromstring(text))
         for light in world.findall("light"):
             world.remove(light)
-        world.append(ET.fromstring(_LIGHTS.format(shadow="true" if full else "false")))
+        # robosuite's table is white: half the light keeps it and the lamp below saturation.
+        light = _LIGHTS.format(shadow=str(full).lower(), bright=0.3 if full else 0.45)
+        world.append(ET.fromstring(light))
         for name, attributes in CAMERAS.items():
             world.append(ET.fromstring(f'<camera name="{name}" {attributes}/>'))
         for body in root.iter("body"):
@@ -189,11 +191,12 @@ class Scene(ManipulationEnv):
         side = max(self.image_size, 64)
         visual.append(ET.fromstring(f'<global offwidth="{side}" offheight="{side}"/>'))
         visual.append(ET.fromstring('<map znear="0.01" zfar="50"/>'))
-        visual.append(
-            ET.fromstring(
-                '<headlight ambient="0.45 0.45 0.45" diffuse="0.25 0.25 0.25" specular="0 0 0"/>'
-            )
+        ambient, diffuse = (0.3, 0.2) if full else (0.45, 0.25)
+        head = (
+            f'<headlight ambient="{ambient} {ambient} {ambient}"'
+            f' diffuse="{diffuse} {diffuse} {diffuse}" specular="0 0 0"/>'
         )
+        visual.append(ET.fromstring(head))
         quality = (
             'shadowsize="2048" offsamples="4" numslices="28" numstacks="16" numquads="4"'
             if full
