@@ -101,7 +101,7 @@ def collect(
         job,
         list(range(seed_start, seed_start + episodes)),
         directory,
-        lambda: Pool(job, _workers(num_workers, episodes)),
+        lambda: Pool(job, worker_count(num_workers, episodes)),
         resume=resume,
         progress=progress,
     )
@@ -131,7 +131,8 @@ def _plan(
     return RecordPlan(float(noise), observe_on, float(period_s), int(horizon))
 
 
-def _workers(asked: int | None, episodes: int) -> int:
+def worker_count(asked: int | None, episodes: int) -> int:
+    """Returns how many processes to start; warns when there are more than cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if asked is None:
         return min(cores or 1, episodes)
@@ -187,8 +188,8 @@ def build_dataset(
     if not manifest.stored:
         first = next(iter(manifest.failed.items()), None)
         raise DataError(
-            f"the demonstrator failed on all {len(seeds)} seeds (first: {first}); {directory} holds "
-            "no episode. Check the level and the noise, and watch it with `embodied play`"
+            f"the demonstrator failed on all {len(seeds)} seeds (first: {first}); {directory} "
+            "holds no episode. Check the level and the noise, and watch it with `embodied play`"
         )
     return CollectResult(directory, manifest.stored, new, manifest.failed, manifest.content_sha256)
 
@@ -196,12 +197,13 @@ def build_dataset(
 def _run(pool: Pool, builder: Any, pending: list[int], progress: bool) -> int:
     from tqdm import tqdm
 
-    total = len(builder.seeds)
+    total, job = len(builder.seeds), builder.job
+    verb = "render" if job.source else "collect"
     stored, failed = 0, builder.failed_count()
     with tqdm(
         total=total,
         initial=total - len(pending),
-        desc=f"collect {builder.job.task} {builder.job.level}",
+        desc=f"{verb} {job.task} {job.level}",
         unit="ep",
         disable=not progress,
     ) as bar:

@@ -97,6 +97,7 @@ class Builder:
             "observe_period_s": plan.observe_period_s,
             "label_horizon": plan.label_horizon,
             "noise": plan.noise,
+            "source_sha256": self.job.source_sha256,
         }
 
     def _refuse_other(self, asked: dict[str, Any], there: dict[str, Any]) -> None:
@@ -151,7 +152,9 @@ class Builder:
             for seed in info.seeds:
                 group = file[shards.group_name(seed)]
                 meta = EpisodeMeta.from_attrs(dict(group.attrs), f"{path} {group.name}")
-                lines = settings_difference(meta_settings(meta), self._manifest.settings)
+                found = meta_settings(meta)
+                there = {key: self._manifest.settings.get(key) for key in found}
+                lines = settings_difference(found, there)
                 if lines:
                     raise DataError(
                         f"{path} holds an episode of other settings (there, against "

@@ -46,6 +46,7 @@ class Job:
       directory: Where finished episodes go, one file each.
       factory: Makes the environment.
       source: Dataset directory whose episodes are walked again in place of acting, or None.
+      source_sha256: Content hash of the source; "" without one.
     """
 
     task: str
@@ -55,6 +56,7 @@ class Job:
     directory: Path
     factory: EnvFactory
     source: Path | None = None
+    source_sha256: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

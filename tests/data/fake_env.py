@@ -77,6 +77,7 @@ class FakeEnv(gymnasium.Env):
         self.cue = int(order[self.seed_ % CUES])
         self.gap = GAP_TICKS + int(rng.derive(self.seed_, "gap").integers(4))
         self.tick, self.grip, self.commit, self.draws = 0, 1.0, False, 0
+        self.chosen = -1
         self.pos = rng.derive(self.seed_, "start").uniform(-0.1, 0.1, 3)
         self.velocity = np.zeros(3)
         return self.observe(self.render_every_step), self.current_info()
@@ -141,7 +142,7 @@ class FakeEnv(gymnasium.Env):
         return {"pos": self.pos.copy(), "velocity": self.velocity.copy(),
                 "flags": np.array([self.commit, self.grip > 0, True]),
                 "tick": np.array([self.tick, self.draws]), "grip": np.float32(self.grip),
-                "chosen": np.array(getattr(self, "chosen", -1))}  # fmt: skip
+                "chosen": np.array(self.chosen)}  # fmt: skip
 
     def restore_state(self, state: dict[str, np.ndarray]) -> None:
         self.pos, self.velocity = state["pos"].copy(), state["velocity"].copy()

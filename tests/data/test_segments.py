@@ -1,0 +1,170 @@
+"""Batches of whole episodes: order, padding, cache, splits, statistics."""
+
+import numpy as np
+import pytest
+import torch
+
+from embodied.core.errors import ConfigError, DataError
+from embodied.core.types import Segment
+from embodied.data.normalization import load_statistics, save_statistics
+from embodied.data.reader import EpisodeStore
+from embodied.data.sampling import EpisodeSampler
+from embodied.data.segments import SegmentConfig, SegmentDataset
+from tests.data.conftest import collect_fake
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    out = tmp_path_factory.mktemp("second") / "fake"
+    collect_fake(out, 9, seed_start=100)
+    return out
+
+
+def equal(one: Segment, other: Segment) -> bool:
+    def flat(segment):
+        rows = []
+        segment.map(rows.append)
+        return rows
+
+    return all(torch.equal(a, b) for a, b in zip(flat(one), flat(other), strict=True))
+
+
+def test_order_is_a_pure_function_of_seed_and_step(original, second):
+    def make(**options):
+        config = SegmentConfig(4, seed=3, weights=[1.0, 3.0], **options)
+        return SegmentDataset([original, second], config)
+
+    forward, backward, uncached = make(), make(), make(cache="never")
+    expected = [forward.batch_indices(step) for step in range(40)]
+    assert [backward.batch_indices(s) for s in reversed(range(40))] == expected[::-1]
+    assert make().batch_indices(33) == expected[33]  # resuming
+    for step in (0, 1, 2, 17, 3):
+        assert equal(forward.batch(step), uncached.batch(step))
+    assert (
+        SegmentDataset([original, second], SegmentConfig(4, seed=4)).batch_indices(0)
+        != (expected[0])
+    )
+
+
+def test_each_pass_shows_every_episode_once():
+    sampler = EpisodeSampler([10], [], 4, seed=0)
+    flat = [i for step in range(5) for _, i in sampler.batch_indices(step)]
+    assert sorted(flat[:10]) == list(range(10)) == sorted(flat[10:20])
+    assert flat[:10] != flat[10:20]
+
+
+def test_weights_and_long_runs():
+    sampler = EpisodeSampler([7, 13, 5], [1.0, 0.0, 3.0], 8, seed=1)
+    picks = [pick for step in range(1000, 1400) for pick in sampler.batch_indices(step)]
+    shares = np.bincount([d for d, _ in picks], minlength=3) / len(picks)
+    assert shares[1] == 0 and abs(shares[2] - 0.75) < 0.03
+    counts = np.bincount([i for d, i in picks if d == 2])
+    assert counts.max() - counts.min() <= 1 + 1  # whole passes, cut at both ends
+    fresh = EpisodeSampler([7, 13, 5], [1.0, 0.0, 3.0], 8, seed=1)
+    assert fresh.batch_indices(1399) == sampler.batch_indices(1399)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [0.0, 0.0], [float("nan"), 1.0]])
+def test_bad_weights(weights):
+    with pytest.raises(ConfigError, match="data_weights"):
+        EpisodeSampler([3, 3], weights, 2, 0)
+
+
+def test_segments_hold_the_episodes(original):
+    dataset = SegmentDataset(original, SegmentConfig(5, seed=0, privileged=True))
+    segment = dataset.batch(2)
+    batch, longest = segment.valid.shape
+    assert batch == 5 and longest == int(segment.valid.sum(1).max())
+    with EpisodeStore(original) as store:
+        for b, (_, index) in enumerate(dataset.batch_indices(2)):
+            episode = store.read(index)
+            n = len(episode.obs["tick"])
+            assert segment.valid[b].tolist() == [True] * n + [False] * (longest - n)
+            assert segment.is_first[b].tolist() == [True] + [False] * (longest - 1)
+            for key in episode.observation_keys:
+                got = segment.obs[key][b, :n].numpy()
+                expected = episode.obs[key]
+                if key == "instruction_u8":
+                    expected = np.broadcast_to(expected, (n, 160))
+                assert got.dtype == expected.dtype and np.array_equal(got, expected)
+            assert np.array_equal(segment.chunk[b, :n], episode.label["chunk"])
+            assert np.array_equal(segment.chunk_valid[b, :n], episode.label["chunk_valid"])
+            assert not segment.chunk_valid[b, n:].any() and not segment.act_mask[b, n:].any()
+            assert np.allclose(segment.time_s[b, :n], episode.obs["time_s"])
+            assert (segment.extras["privileged_cue"][b] == episode.meta.cue).all()
+    assert segment.time_s.dtype == torch.float32
+    assert "privileged_cue" not in SegmentDataset(original).batch(0).extras
+
+
+def test_interface_and_description(original, second):
+    dataset = SegmentDataset([original, second])
+    assert dataset.interface.observations["front_image_u8"].shape == (16, 16, 3)
+    assert dataset.interface.action_size == 7
+    assert dataset.interface.max_ticks >= dataset.batch(0).valid.shape[1]
+    assert dataset.tasks == ["fake"] and dataset.level == "easy" and dataset.env.image_size == 16
+    assert dataset.seed_range == [0, 108]
+    assert dataset.episodes == len(dataset.stores[0]) + len(dataset.stores[1])
+
+
+def test_windows_of_long_episodes(original):
+    whole = SegmentDataset(original, SegmentConfig(6, seed=1))
+    cut = SegmentDataset(original, SegmentConfig(6, seed=1, max_ticks=3))
+    again = SegmentDataset(original, SegmentConfig(6, seed=1, max_ticks=3, cache="never"))
+    firsts = 0
+    for step in range(6):
+        segment, full = cut.batch(step), whole.batch(step)
+        assert equal(segment, again.batch(step))
+        assert segment.valid.shape == (6, 3) and segment.valid.all()
+        for b in range(6):
+            start = int((full.time_s[b] == segment.time_s[b, 0]).nonzero()[0, 0])
+            assert torch.equal(segment.time_s[b], full.time_s[b, start : start + 3])
+            assert bool(segment.is_first[b, 0]) == (start == 0)
+            firsts += start == 0
+    assert 0 < firsts < 36
+
+
+def test_splits_are_disjoint_and_survive_extension(dataset):
+    def seeds(split):
+        config = SegmentConfig(2, split=split, validation_fraction=0.3)
+        data = SegmentDataset(dataset, config)
+        store = data.stores[0]
+        return {store.episodes[i].seed for s in range(40) for _, i in data.batch_indices(s)}
+
+    train, validation = seeds("train"), seeds("validation")
+    assert train and validation and not train & validation and len(train | validation) == 11
+    assert SegmentDataset(dataset, SegmentConfig(2, split="validation", validation_fraction=0.3))
+    collect_fake(dataset, 20)
+    assert train < seeds("train") and validation <= seeds("validation")
+
+
+def test_statistics(original, second, tmp_path):
+    one = SegmentDataset([original, second])
+    values = one.statistics()
+    assert values["action"]["low"].shape == (7,)
+    assert (values["action"]["low"] <= values["action"]["high"]).all()
+    rows, images = [], []
+    for path in (original, second):
+        with EpisodeStore(path) as store:
+            for i in range(len(store)):
+                episode = store.read(i)
+                rows.append(episode.obs["eef_pos_world_m"])
+                images.append(episode.obs["front_image_u8"])
+    rows, images = np.concatenate(rows), np.concatenate(images)
+    assert np.allclose(values["eef_pos_world_m"]["mean"], rows.mean(0), atol=1e-6)
+    assert np.allclose(values["eef_pos_world_m"]["std"], rows.std(0), atol=1e-6)
+    assert np.allclose(values["front_image_u8"]["mean"], images.mean(0) / 255, atol=1e-6)
+    assert "instruction_u8" not in values
+    save_statistics(tmp_path / "s.safetensors", values)
+    back = load_statistics(tmp_path / "s.safetensors")
+    for key, part in values.items():
+        for name, array in part.items():
+            assert back[key][name].tobytes() == array.tobytes()
+    (tmp_path / "bad").write_bytes(b"pickle")
+    with pytest.raises(DataError, match="safetensors"):
+        load_statistics(tmp_path / "bad")
+
+
+def test_statistics_are_the_same_with_and_without_cache(original):
+    one = SegmentDataset(original).statistics()
+    other = SegmentDataset(original, SegmentConfig(cache="never")).statistics()
+    assert all(one[k][n].tobytes() == other[k][n].tobytes() for k in one for n in one[k])
