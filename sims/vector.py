@@ -190,8 +190,8 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
         actions = np.asarray(actions)
         if actions.shape != (n, ACTION_SIZE):
             raise ActionError(f"actions: expected shape ({n}, {ACTION_SIZE}), got {actions.shape}")
-        if not all(self._infos):
-            missing = [row for row, info in enumerate(self._infos) if not info]
+        missing = [row for row, info in enumerate(self._infos) if active[row] and not info]
+        if missing:
             raise SimulatorError(f"rows {missing} were never reset; call reset(seed=...) first")
         over = self._arrays["terminated"] | self._arrays["truncated"]
         active = active if self.autoreset == SAME_STEP else active & ~over

@@ -1,0 +1,67 @@
+"""A policy for RememberColor from `state`, without learning: it remembers a colour."""
+
+from __future__ import annotations
+
+import torch
+
+from embodied.core import entities
+from embodied.core.policy import Policy
+from embodied.core.specs import EE_DELTA_CHUNK, ActionSpec, ArraySpec, PolicySpec
+from embodied.core.types import Action, Working
+from embodied.memory.base import where_rows
+
+HORIZON, STEP = 8, 0.45
+CUBE = entities.ENTITY_TYPES.index("cube")
+
+
+class ColourPolicy(Policy):
+    """Stores the colour of a cube seen alone; goes down on the cube nearest to it in colour.
+
+    Args:
+      specs: The environment's observation specs.
+      remember: False makes the memoryless twin, which goes to the first cube.
+    """
+
+    def __init__(self, specs: dict[str, ArraySpec], remember: bool = True) -> None:
+        super().__init__()
+        keys = ("entities", "entities_mask", "eef_pos_world_m")
+        self.remember = remember
+        self.spec = PolicySpec(
+            observations={key: specs[key] for key in keys},
+            action=ActionSpec(EE_DELTA_CHUNK, 7, HORIZON),
+            control_hz=20.0,
+            observe_on="period",
+            observe_period_s=0.4,
+            noise_shape=(HORIZON, 3),
+            state={"colour": ArraySpec((3,), "float32")},
+        )
+
+    def initial_state(self, batch, capacity=None):
+        return {"colour": torch.zeros(batch, 3)}
+
+    def observe(self, obs, time_s, state, reset):
+        colour = where_rows(reset, torch.zeros(len(reset), 3), state["colour"])
+        cubes = obs["entities_mask"] & (obs["entities"][..., CUBE] > 0.5)
+        seen = (obs["entities"][..., entities.COLOR] * cubes[..., None]).sum(1)
+        alone = (cubes.sum(1) == 1) & self.remember
+        colour = where_rows(alone, seen, colour)
+        return Working({**obs, "cubes": cubes, "colour": colour}), {"colour": colour}
+
+    def act(self, working, noise):
+        seen = working.features
+        miss = (seen["entities"][..., entities.COLOR] - seen["colour"][:, None]).abs().sum(-1)
+        if not self.remember:
+            miss = seen["entities"][..., entities.POSITION][..., 1]
+        chosen = torch.where(seen["cubes"], miss, 1e3).argmin(1)
+        row = seen["entities"][torch.arange(len(chosen)), chosen]
+        top = row[:, entities.POSITION] + torch.tensor([0.0, 0.0, 1.0]) * row[:, entities.SIZE]
+        far = (top - seen["eef_pos_world_m"])[:, :2].norm(dim=1) > 0.03
+        goal = top + far[:, None] * torch.tensor([0.0, 0.0, 0.06])
+        position, chunk = seen["eef_pos_world_m"].clone(), torch.zeros(len(row), HORIZON, 7)
+        for k in range(HORIZON):
+            move = (goal - position) / 0.05
+            move = move * (STEP / move.norm(dim=1, keepdim=True).clamp_min(1e-6)).clamp_max(1.0)
+            chunk[:, k, :3] = move + 0.02 * noise[:, k]
+            position = position + 0.05 * move
+        chunk[..., 6] = 1.0
+        return Action(chunk.clamp(-1, 1))
