@@ -77,6 +77,9 @@ class RetrievalBlock(nn.Module):
             nn.Linear(ffn_ratio * width, width),
         )
         if qk_init == "equal":
+            # Orthogonal: scores start as scaled cosine similarities of the tokens.
+            nn.init.orthogonal_(self.query.weight)
+            nn.init.zeros_(self.query.bias)
             self.key.load_state_dict(self.query.state_dict())
 
     def forward(

@@ -121,7 +121,9 @@ class DiTBlock(nn.Module):
         self.self_attention = _Attention(hidden, heads)
         self.cross = _Attention(hidden, heads)
         self.mlp = nn.Sequential(
-            nn.Linear(hidden, 4 * hidden), nn.GELU(approximate="tanh"), nn.Linear(4 * hidden, hidden)
+            nn.Linear(hidden, 4 * hidden),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(4 * hidden, hidden),
         )
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -155,7 +157,9 @@ def sinusoid(position_B: Tensor, size: int) -> Tensor:
     """Returns [B, size]: cosines, then sines, at geometric frequencies from 1 to 1/10000."""
     half = size // 2
     rates = torch.exp(
-        -math.log(10000.0) / half * torch.arange(half, device=position_B.device, dtype=torch.float32)
+        -math.log(10000.0)
+        / half
+        * torch.arange(half, device=position_B.device, dtype=torch.float32)
     )
     angle = position_B[:, None].float() * rates
     return torch.cat([angle.cos(), angle.sin()], dim=-1)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from embodied.core.errors import ConfigError
 
 
 class ConvTrunk(nn.Module):
-    """A small convolutional stem: one token for each 8x8 pixel patch, local features only.
+    """A small convolutional stem: one normalised token for each 8x8 pixel patch.
 
     Normalisation subtracts a per-pixel mean image of the training data, so that what is
     the same in every frame (table, robot base) is zero from the start. Tokens carry no
@@ -54,6 +55,9 @@ class ConvTrunk(nn.Module):
             nn.GELU(),
         )
         self.blocks = nn.ModuleList([_ResidualBlock(width) for _ in range(blocks)])
+        self.color = nn.Linear(6, width)
+        nn.init.normal_(self.color.weight)
+        self.norm = nn.LayerNorm(width)
         self.register_buffer("mean_image", torch.full((3, image_size, image_size), 0.5))
 
     def set_mean_image(self, mean_image_f32: Tensor) -> None:
@@ -65,10 +69,13 @@ class ConvTrunk(nn.Module):
         x = image_u8.permute(0, 3, 1, 2).to(self.mean_image.dtype) / 255.0
         # 4: differences from the mean image are small; this brings objects to unit scale.
         x = (x - self.mean_image) * 4.0
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        x = x.contiguous(memory_format=torch.channels_last)
+        extremes = torch.cat([F.max_pool2d(x, self.STRIDE), F.max_pool2d(-x, self.STRIDE)], dim=1)
+        x = self.stem(x)
         for block in self.blocks:
             x = block(x)
-        return x.flatten(2).transpose(1, 2)
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.norm(tokens + self.color(extremes.flatten(2).transpose(1, 2)))
 
 
 class _ResidualBlock(nn.Module):
@@ -81,7 +88,7 @@ class _ResidualBlock(nn.Module):
         self.mix = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.mix(nn.functional.gelu(self.spatial(self.norm(x))))
+        return x + self.mix(F.gelu(self.spatial(self.norm(x))))
 
 
 class SqueezeExcite(nn.Module):

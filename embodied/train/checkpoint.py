@@ -66,7 +66,9 @@ class LoadedPolicy:
 def write_policy(directory: Path, meta: PolicyMeta, weights: dict[str, Tensor]) -> None:
     """Writes the two files of the contract into an existing directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().contiguous().clone() for k, v in weights.items()}, directory / MODEL_FILE)
+    save_file(
+        {k: v.detach().contiguous().clone() for k, v in weights.items()}, directory / MODEL_FILE
+    )
     (directory / POLICY_FILE).write_text(json.dumps(dataclasses.asdict(meta), indent=1) + "\n")
 
 
@@ -162,13 +164,19 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} is missing; the checkpoint is incomplete") from None
     except (SafetensorError, OSError) as error:
         head = file.read_bytes()[:2]
-        kind = "a pickle or zip archive, which is never loaded" if head in (b"PK", b"\x80\x02") else "not safetensors"
+        kind = (
+            "a pickle or zip archive, which is never loaded"
+            if head in (b"PK", b"\x80\x02")
+            else "not safetensors"
+        )
         raise CheckpointError(
             f"{file} is {kind} ({error}); expected a safetensors file written by this package"
         ) from error
 
 
-def check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> list[str]:
+def check_weights(
+    weights: dict[str, Tensor], expected: dict[str, Tensor], source: str
+) -> list[str]:
     """Returns one line for each missing, extra, misshapen or non-finite tensor."""
     problems = [f"missing {name}" for name in sorted(expected.keys() - weights.keys())]
     problems += [f"unexpected {name}" for name in sorted(weights.keys() - expected.keys())]
@@ -187,7 +195,9 @@ def build_policy(meta: PolicyMeta) -> Policy:
     from embodied.config import from_plain
 
     cls = registry.policy_class(meta.policy)
-    config = from_plain(registry.policy_config_class(meta.policy), meta.config, where="policy.json:config")
+    config = from_plain(
+        registry.policy_config_class(meta.policy), meta.config, where="policy.json:config"
+    )
     return cls(config, Interface.from_json(meta.interface))
 
 
@@ -227,9 +237,13 @@ def initialise_from(policy: Policy, path: str | Path) -> list[str]:
     directory = resolve(path)
     weights = read_weights(directory / MODEL_FILE)
     own = policy.state_dict()
-    taken = {k: v.to(own[k].dtype) for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    taken = {
+        k: v.to(own[k].dtype) for k, v in weights.items() if k in own and v.shape == own[k].shape
+    }
     if not taken:
-        raise CheckpointError(f"init={path}: no tensor of it fits this policy; is it another policy?")
+        raise CheckpointError(
+            f"init={path}: no tensor of it fits this policy; is it another policy?"
+        )
     policy.load_state_dict(taken, strict=False)
     skipped = [f"kept fresh: {name}" for name in own if name not in taken]
     return skipped + [f"not used: {name}" for name in weights if name not in taken]

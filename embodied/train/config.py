@@ -96,7 +96,9 @@ class TrainConfig:
         if not self.task:
             raise ConfigError("task is empty: name at least one, for example task=remember_color")
         if self.data and len(self.data) != len(self.task):
-            raise ConfigError(f"{len(self.task)} tasks need as many data directories, got {self.data}")
+            raise ConfigError(
+                f"{len(self.task)} tasks need as many data directories, got {self.data}"
+            )
         for name in ("steps", "batch_episodes", "threads", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")

@@ -71,9 +71,10 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
     # Where to start.
     start = 0
     ema = Ema(policy, config.optim.ema)
+    since_log: dict[str, torch.Tensor] = {}
     found = checkpoint.checkpoints(run) if resume else []
     if found:
-        start = _restore(found[-1], policy, optimizer, ema, noise, device)
+        start, since_log = _restore(found[-1], policy, optimizer, ema, noise, device)
     elif config.init:
         for line in checkpoint.initialise_from(policy, config.init):
             tqdm.write(f"init: {line}")
@@ -98,12 +99,16 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.optim.clip_norm)
             optimizer.step()
             ema.update(policy, step)
+            for name, value in out.metrics.items():
+                past = since_log.get(name, value.new_zeros(0))
+                since_log[name] = torch.cat([past, value[None]])
 
             done = step + 1
             last = done == config.steps or stop()
-            if done % config.log_every == 0 or last:
+            if done % config.log_every == 0 or done == config.steps:
                 # The only place that waits for the device.
-                values = {name: float(value) for name, value in out.metrics.items()}
+                values = {name: float(past.mean()) for name, past in since_log.items()}
+                since_log = {}
                 if not all(map(_finite, values.values())):
                     raise ConfigError(
                         f"loss is not finite at step {done} ({values}); lower optim.lr"
@@ -116,7 +121,7 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
                 bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
             bar.update()
             if done % config.checkpoint_every == 0 or last:
-                final = _save(run, done, meta, policy, optimizer, ema, noise)
+                final = _save(run, done, meta, policy, optimizer, ema, noise, since_log)
             if validate and (done % config.eval_every == 0 or done == config.steps):
                 logger.log(step, validate(policy, ema))
             if last:
@@ -192,6 +197,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     ema: Ema,
     noise: torch.Generator,
+    since_log: dict[str, torch.Tensor],
 ) -> Path:
     weights = {k: v.detach().clone().contiguous() for k, v in policy.state_dict().items()}
     return checkpoint.write_checkpoint(
@@ -202,6 +208,7 @@ def _save(
         {
             "weights": weights,
             "optimizer": optimizer_tensors(optimizer),
+            "log": since_log,
             "random": {
                 "noise": noise.get_state().clone(),
                 "global": torch.get_rng_state().clone(),
@@ -218,7 +225,7 @@ def _restore(
     ema: Ema,
     noise: torch.Generator,
     device: torch.device,
-) -> int:
+) -> tuple[int, dict[str, torch.Tensor]]:
     info, tensors = checkpoint.read_train_state(directory)
     policy.load_state_dict({k: v.to(device) for k, v in tensors["weights"].items()})
     averaged = checkpoint.read_weights(directory / checkpoint.MODEL_FILE)
@@ -226,7 +233,8 @@ def _restore(
     restore_optimizer(optimizer, tensors["optimizer"])
     noise.set_state(tensors["random"]["noise"])
     torch.set_rng_state(tensors["random"]["global"])
-    return int(info["step"])
+    since_log = {name: value.to(device) for name, value in tensors["log"].items()}
+    return int(info["step"]), since_log
 
 
 def _validator(

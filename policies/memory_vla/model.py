@@ -92,7 +92,10 @@ class EntityTrunk(nn.Module):
         self.tokens, features = observations[self.KEY].shape
         width = config.width
         self.embed = nn.Sequential(
-            nn.Linear(features, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+            nn.Linear(features, 2 * width),
+            nn.GELU(),
+            nn.Linear(2 * width, width),
+            nn.LayerNorm(width),
         )
 
     def set_statistics(self, mean_images: dict[str, Tensor]) -> None:

@@ -36,7 +36,10 @@ def test_optimizer_state_round_trip():
     data = torch.randn(6, 5, 3)
     optimizer = make_optimizer(model, config)
     updates(model, optimizer, data[:3])
-    tensors, weights = optimizer_tensors(optimizer), {k: v.clone() for k, v in model.state_dict().items()}
+    tensors, weights = (
+        optimizer_tensors(optimizer),
+        {k: v.clone() for k, v in model.state_dict().items()},
+    )
     updates(model, optimizer, data[3:])
 
     other = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))

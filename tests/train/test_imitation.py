@@ -1,0 +1,127 @@
+"""The trainer: resumes bit for bit, refuses what does not fit, logs once."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from embodied.core.errors import CheckpointError, ConfigError, DataError
+from embodied.train import checkpoint, imitation
+from embodied.train.config import Component, OptimConfig, TrainConfig
+from embodied.train.imitation import train
+from embodied.train.logger import read_metrics
+from tests.data.conftest import collect_fake
+
+POLICY = {
+    "width": 16,
+    "readout_queries": 2,
+    "horizon": 4,
+    "head": {"dit": {"depth": 1, "hidden": 16, "heads": 2}},
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    out = tmp_path_factory.mktemp("data") / "fake"
+    collect_fake(out)
+    return out
+
+
+def make_config(dataset, **options):
+    options = {
+        "steps": 6,
+        "batch_episodes": 3,
+        "log_every": 2,
+        "checkpoint_every": 3,
+        "optim": OptimConfig(warmup_steps=2),
+        "policy": Component("memory_vla", POLICY),
+        **options,
+    }
+    return TrainConfig(task=["fake"], data=[str(dataset)], **options)
+
+
+def weights(path):
+    return checkpoint.read_weights(path / checkpoint.MODEL_FILE)
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_resumed_run_equals_uninterrupted(dataset, tmp_path, monkeypatch):
+    config = make_config(dataset)
+    whole = train(config, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    save = imitation._save
+
+    def save_then_die(*args):
+        save(*args)
+        raise Killed
+
+    monkeypatch.setattr(imitation, "_save", save_then_die)
+    with pytest.raises(Killed):
+        train(config, tmp_path / "cut")
+    monkeypatch.setattr(imitation, "_save", save)
+    resumed = train(config, tmp_path / "cut", resume=True)
+
+    assert_equal(weights(whole), weights(resumed))
+    for file in ("weights", "optimizer", "random"):
+        name = f"{checkpoint.TRAIN_STATE}/{file}.safetensors"
+        assert_equal(checkpoint.read_weights(whole / name), checkpoint.read_weights(resumed / name))
+
+    def losses(run):
+        return [(row["step"], row["loss"]) for row in read_metrics(run)]
+
+    assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
+
+
+def test_training_lowers_the_loss(dataset, tmp_path):
+    optim = OptimConfig(lr=5e-3, warmup_steps=10)
+    config = make_config(dataset, steps=100, log_every=20, checkpoint_every=100, optim=optim)
+    train(config, tmp_path / "run")
+    rows = read_metrics(tmp_path / "run")
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+
+
+def test_existing_run_is_not_written_over(dataset, tmp_path):
+    config = make_config(dataset, steps=1)
+    train(config, tmp_path / "run")
+    with pytest.raises(ConfigError, match="already exists"):
+        train(config, tmp_path / "run")
+    other = dataclasses.replace(config, seed=5)
+    with pytest.raises(ConfigError, match="seed: 0 in the run, 5 asked for"):
+        train(other, tmp_path / "run", resume=True)
+
+
+def test_nothing_to_resume(dataset, tmp_path):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        train(make_config(dataset), tmp_path / "new", resume=True)
+
+
+def test_missing_data_is_named(tmp_path):
+    with pytest.raises(DataError, match="nowhere"):
+        train(make_config(tmp_path / "nowhere"), tmp_path / "run")
+
+
+def test_init_starts_from_weights_alone(dataset, tmp_path, capsys):
+    first = train(make_config(dataset), tmp_path / "first")
+    config = make_config(dataset, steps=1, init=str(first), optim=OptimConfig(lr=1e-9))
+    second = train(config, tmp_path / "second")
+    for name, tensor in weights(first).items():
+        torch.testing.assert_close(weights(second)[name], tensor, atol=1e-5, rtol=0)
+    assert json.loads((second / checkpoint.POLICY_FILE).read_text())["train"]["init"] == str(first)
+
+
+def test_bad_options_are_named(dataset):
+    with pytest.raises(ConfigError, match="steps must be >= 1"):
+        make_config(dataset, steps=0)
+    with pytest.raises(ConfigError, match="precision"):
+        make_config(dataset, precision="fp8")
+    with pytest.raises(ConfigError, match="task is empty"):
+        TrainConfig(task=[])
