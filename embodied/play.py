@@ -15,7 +15,7 @@ import numpy as np
 from embodied import registry
 from embodied.core.errors import ConfigError
 from embodied.core.task import EnvConfig
-from embodied.evaluate.video import Recording, write_video
+from embodied.evaluate.video import Recording, VideoRecorder, write_video
 
 KEYS = {
     "w": (0, 1.0),
@@ -88,6 +88,47 @@ def play_expert(
             recordings.append(recording)
             outcomes.append((seed, int(info["cue"]), bool(info["success"]), _words(info)))
     return Played(write_video(out, recordings), outcomes)
+
+
+def play_policy(
+    source: str,
+    task: str,
+    level: str,
+    seeds: Sequence[int],
+    out: str,
+    *,
+    cue: int | None = None,
+    camera: str = "front",
+    size: int = 288,
+) -> Played:
+    """Runs a checkpoint, one episode a seed, side by side in one video.
+
+    Args:
+      source: Run, checkpoint or claim.
+      task: Task name; empty for the first that the policy was trained on.
+      level: Level name; empty for the one it was trained on.
+      seeds: Episode seeds; none that it was trained on.
+      out: Video to write; empty for a name below ``plays/``.
+      cue: The cue of every episode; the seed's own when None.
+      camera: Camera of the video.
+      size: Side of a picture in pixels.
+    """
+    from embodied.evaluate import api
+    from embodied.train.checkpoint import load
+
+    config = api.EvaluateConfig(
+        source, len(seeds), [task] if task else [], level, batch=len(seeds), progress=False
+    )
+    loaded = load(source)
+    setting = api.settings(config, loaded)[0]
+    api.check_fresh_seeds(loaded, min(seeds), len(seeds))
+    name = f"{loaded.meta.policy}, memory: {loaded.meta.config.get('memory')}"
+    recorder = VideoRecorder(range(len(seeds)), name, camera, size)
+    cues = None if cue is None else [cue] * len(seeds)
+    rows = api.replay(loaded, config, setting, "none", list(seeds), cues=cues, recorder=recorder)
+    where = Path(out or f"plays/policy-{setting.task}-{setting.level}-{seeds[0]}.mp4")
+    outcomes = [(row.seed, row.cue, row.success, _words(dataclasses.asdict(row))) for row in rows]
+    return Played(write_video(where, list(recorder.recordings.values())), outcomes)
 
 
 def play_keyboard(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embodied import registry
 from embodied.commands.base import Command, command_line, finish
 from embodied.core.errors import ConfigError
+from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig
+
+if TYPE_CHECKING:
+    from embodied.play import Played
 
 
 @dataclasses.dataclass
@@ -21,7 +26,7 @@ class Options:
       policy: Run, checkpoint or claim to watch instead of the expert.
       keyboard: Drive the arm yourself, in this terminal.
       episodes: Episodes side by side in the video.
-      seed: First episode seed.
+      seed: First episode seed; a policy is shown this many after its first evaluation seed.
       cue: Cue of every episode; null for the seed's own.
       noise: Scale of the expert's noise.
       camera: Camera of the video.
@@ -61,7 +66,7 @@ def run(options: Options) -> None:
         known = ", ".join(registry.task_names())
         raise ConfigError(f"missing task: embodied play TASK, or policy=RUN. Known: {known}")
     if options.policy:
-        raise ConfigError("soon")
+        _policy(options)
         return
     from embodied import play
 
@@ -81,10 +86,31 @@ def run(options: Options) -> None:
         played = play.play_expert(
             options.task, level, config, seeds, out, noise=options.noise, **look
         )
-    for seed, cue, _, words in played.outcomes:
-        print(f"seed {seed}, cue {cue}: {words}")
+    _print(played)
     task, at = f"task={options.task}", f"level={level}"
     finish(played.video, command_line("embodied", "collect", task, at))
+
+
+def _policy(options: Options) -> None:
+    from embodied import play
+
+    played = play.play_policy(
+        options.policy,
+        options.task,
+        options.level,
+        range(EVAL_SEED_START + options.seed, EVAL_SEED_START + options.seed + options.episodes),
+        options.out,
+        cue=options.cue,
+        camera=options.camera,
+        size=options.size,
+    )
+    _print(played)
+    finish(played.video, command_line("embodied", "evaluate", options.policy))
+
+
+def _print(played: Played) -> None:
+    for seed, cue, _, words in played.outcomes:
+        print(f"seed {seed}, cue {cue}: {words}")
 
 
 COMMAND = Command(
