@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from embodied.core import rng, ticks
 from embodied.core.errors import ConfigError
@@ -247,7 +248,8 @@ class SegmentDataset:
         counts = [store.episodes[i].ticks for i in members]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         columns: dict[str, np.ndarray] = {}
-        for row, index in enumerate(members):
+        bar = tqdm(members, desc=f"load {store.path}", unit="ep", delay=3, leave=False)
+        for row, index in enumerate(bar):
             for key, array in self._read(dataset, index).items():
                 if key not in columns:
                     lead = len(members) if key == INSTRUCTION else int(offsets[-1])

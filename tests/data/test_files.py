@@ -114,7 +114,7 @@ def test_links_and_virtual_datasets_are_refused(dataset, tmp_path):
         file["episode_000000005"] = h5py.ExternalLink(str(secret), "/")
     rehash(dataset)
     with shards.open_shard(first_shard(dataset)) as file:
-        for seed, word in ((0, "ExternalLink"), (1, "virtual"), (2, "SoftLink"), (4, "External")):
+        for seed, word in ((0, "external link"), (1, "virtual"), (2, "soft"), (4, "external")):
             with pytest.raises(DataError, match=word):
                 shards.read_episode(file, seed)
         with pytest.raises(DataError, match="unexpected member"):
