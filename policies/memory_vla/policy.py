@@ -197,9 +197,12 @@ class MemoryVLA(Policy):
             return full.index_copy(0, rows, tensor).unflatten(0, (batch, ticks))
 
         items = {PERCEPTUAL: grid(seen.tokens), COGNITIVE: grid(cognitive)}
-        item_of = self._fuse if self.config.store == "fused" else None
+        # Stored fused tokens need every read, as in acting; raw ones let held ticks skip theirs.
+        item_of, read_mask = None, segment.act_mask
+        if self.config.store == "fused":
+            item_of, read_mask = self._fuse, None
         values, state = self.memory.unroll(
-            items, segment.time_s, state, segment.is_first, segment.valid, segment.act_mask, item_of
+            items, segment.time_s, state, segment.is_first, segment.valid, read_mask, item_of
         )
         # Only acting ticks are decoded; `keep` finds them among the valid rows.
         keep = at(rows, segment.act_mask).nonzero()[:, 0]
