@@ -153,10 +153,7 @@ def test_configs_hold_plain_values_that_fit_their_schema() -> None:
 def test_every_config_file_belongs_to_a_group() -> None:
     root = config_root()
     used = {
-        group
-        for verb in VERBS
-        if (config := base.load(verb).config)
-        for group in groups_of(config)
+        group for verb in VERBS if (config := base.load(verb).config) for group in groups_of(config)
     }
     assert {path.name for path in root.iterdir() if path.is_dir()} == used
 

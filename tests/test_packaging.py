@@ -113,7 +113,8 @@ def test_known_good_versions_satisfy_the_bounds() -> None:
     from embodied.doctor import known_good
 
     good = {name.lower(): version for name, version in known_good().items()}
-    lines = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    extras = PROJECT["optional-dependencies"].values()
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
     for requirement in map(Requirement, lines):
         version = good.get(requirement.name.lower())
         if version is not None:

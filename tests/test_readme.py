@@ -1,0 +1,62 @@
+"""What the README says to type works as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embodied.commands import base
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for _, block in BLOCKS
+    for line in block.splitlines()
+    if line.startswith(("embodied ", "scripts/"))
+]
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("embodied ")])
+def test_commands_parse(line: str) -> None:
+    verb, *words = shlex.split(line)[1:]
+    base.parse(base.load(verb), words, verb)
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("scripts/")])
+def test_scripts_exist_and_are_well_formed(line: str) -> None:
+    script = ROOT / line.split()[0]
+    assert script.stat().st_mode & 0o100
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_named_files_exist() -> None:
+    for name in re.findall(r"`((?:embodied|policies|sims|configs|scripts|tests)/[\w/.]*)`", README):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\(([\w/.]+)\)", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_there_is_one_python_example_of_about_fifteen_lines() -> None:
+    (example,) = [block for language, block in BLOCKS if language == "python"]
+    lines = [line for line in example.splitlines() if line.strip()]
+    assert len(lines) <= 18
+
+
+@pytest.mark.sim
+@pytest.mark.render
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    (example,) = [block for language, block in BLOCKS if language == "python"]
+    (tmp_path / "example.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "runs/first/eval" in done.stdout
+    assert (tmp_path / "runs" / "first" / "eval").is_dir()
