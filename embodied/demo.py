@@ -26,6 +26,7 @@ from embodied.evaluate.summary import ABLE_COMMIT_RATE
 TASK, LEVEL = "remember_color", "easy"
 MEMORIES = {"memory": "perceptual_cognitive", "twin": "none"}
 """Folder of the run -> the memory it trains; everything else is equal."""
+CLAIM = "memory_vla-remember_color-k3-rgb"
 CONFIG_FILE = "demo.yaml"
 EXPERT_EPISODES = 3
 POLL_S = 0.5
@@ -116,14 +117,21 @@ def demo(config: DemoConfig) -> Path:
 
 
 def pretrained() -> dict[str, str]:
-    """Returns role -> checkpoint of the shipped claim and its twin.
+    """Returns role -> claim id of the shipped network and its twin.
 
     Raises:
       EmbodiedError: If they are not in ``results/``, as in an installed wheel.
     """
-    from embodied.claims import demo_checkpoints
+    from embodied import claims
 
-    return {name: str(path) for name, path in demo_checkpoints().items()}
+    rows = {row["id"]: row for row in claims.read_index()}
+    twin = rows.get(CLAIM, {}).get("twin")
+    if not twin:
+        raise EmbodiedError(
+            f"the claim {CLAIM!r} and its twin are not in {claims.results_root()}; shipped "
+            "checkpoints come with a clone. Leave out --pretrained to train your own"
+        )
+    return {"memory": CLAIM, "twin": twin}
 
 
 def findings(results: dict[str, Any]) -> list[tuple[str, bool]]:

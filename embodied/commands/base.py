@@ -152,6 +152,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
+def percent(fraction: float | None) -> str:
+    """Returns a fraction as per cent, a dash for None."""
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"
+
+
 def _flag(word: str, hints: dict[str, Any], verb: str) -> str:
     name, equals, value = word[2:].partition("=")
     key = name.replace("-", "_")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embodied.commands.base import Command, command_line, finish, table
+from embodied.commands.base import Command, command_line, finish, percent, table
 from embodied.evaluate.api import RESULTS, EvaluateConfig, run_evaluation
 from embodied.evaluate.results import read_json
 
@@ -33,11 +33,6 @@ def summary(results: dict) -> str:
         for row in results["rows"]
     ]
     return table(header, rows)
-
-
-def percent(fraction: float | None) -> str:
-    """Returns a fraction as per cent, a dash for None."""
-    return "-" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 COMMAND = Command(

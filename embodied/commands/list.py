@@ -6,9 +6,8 @@ import dataclasses
 import json
 
 from embodied import registry
-from embodied.commands.base import Command, finish, table
+from embodied.commands.base import Command, finish, percent, table
 from embodied.core.errors import unknown_name
-from embodied.extras import importable
 
 SECTIONS = ("tasks", "policies", "memories", "presets", "suites", "claims")
 
@@ -55,7 +54,7 @@ def _tasks() -> list[dict[str, object]]:
                 {
                     "task": name,
                     "level": level,
-                    "ceiling": f"{100 * info.ceiling(knobs):.1f} %",
+                    "ceiling": percent(info.ceiling(knobs)),
                     "cues": info.cues(knobs),
                     "longest": f"{info.horizon_s(knobs):.0f} s",
                     "what": info.summary,
@@ -95,11 +94,20 @@ def _suites() -> list[dict[str, object]]:
 
 
 def _claims() -> list[dict[str, object]]:
-    if not importable("embodied.evaluate.claims"):
-        return []
-    from embodied.evaluate.claims import list_claims
+    from embodied.claims import read_index
 
-    return list_claims()
+    return [
+        {
+            "claim": row["id"],
+            "level": row["level"],
+            "success": percent(row["success"]),
+            "95 % interval": f"{percent(row['low'])} .. {percent(row['high'])}",
+            "ceiling": percent(row["ceiling"]),
+            "n": row["n"],
+            "checkpoint": "shipped" if row["checkpoint"] else "-",
+        }
+        for row in read_index()
+    ]
 
 
 _READERS = {

@@ -123,13 +123,18 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def resolve(path: str | Path) -> Path:
-    """Finds the checkpoint directory behind a run, a checkpoint, or a claim's folder."""
+    """Finds the checkpoint directory behind a run, a checkpoint, or a claim's id."""
     path = Path(path)
     if (path / POLICY_FILE).exists():
         return path
     found = checkpoints(path)
     if found:
         return found[-1]
+    if not path.exists():
+        from embodied import claims
+
+        if any(row["id"] == str(path) for row in claims.read_index()):
+            return claims.claim_checkpoint(str(path))
     raise CheckpointError(
         f"no checkpoint at {path}: expected {POLICY_FILE} in it, or a run directory with "
         "checkpoints/<step>/. Train one with: embodied train task=remember_color"
