@@ -42,7 +42,7 @@ LAMP_STEPS = (
     (0.40, 0.60, 0.50),
     (0.54, 0.44, 0.66),
     (0.66, 0.64, 0.36),
-    (0.66, 0.42, 0.46),
+    (0.38, 0.38, 0.38),
 )
 """Shown by a cue phase with steps after its first, second, ... fifth step is done."""
 LAMP_BLINK = (0.20, 0.20, 0.20)

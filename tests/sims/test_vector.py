@@ -1,0 +1,193 @@
+"""The vector environment: same results over workers, masks, autoreset, dying workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from embodied.core.errors import ActionError, ConfigError, SimulatorError
+from tests.sims.conftest import assert_equal
+
+pytestmark = pytest.mark.sim
+
+KNOBS = {"gap_min_s": 0.2, "gap_max_s": 0.4, "cue_s": 0.2, "execute_s": 0.5}
+
+
+@pytest.fixture
+def make_vec():
+    import sims
+
+    made = []
+
+    def make(num_envs, num_workers=0, **kwargs):
+        kwargs = {"level": "easy", "observation": "state", "knobs": KNOBS, **kwargs}
+        made.append(sims.make_vec("remember_color", num_envs, num_workers, **kwargs))
+        return made[-1]
+
+    yield make
+    for vec in made:
+        vec.close()
+
+
+def rollout(vec, ticks=24, **kwargs):
+    rng = np.random.default_rng(0)
+    vec.reset(seed=list(range(10, 10 + vec.num_envs)))
+    out = []
+    for _ in range(ticks):
+        actions = rng.uniform(-1, 1, (vec.num_envs, 7)).astype(np.float32)
+        out.append(vec.step(actions, **kwargs))
+    return out
+
+
+@pytest.mark.render
+@pytest.mark.parametrize("autoreset", ["disabled", "same_step"])
+def test_results_do_not_depend_on_workers(make_vec, autoreset):
+    runs = [
+        rollout(make_vec(3, workers, observation="rgb", autoreset=autoreset)) for workers in (0, 2)
+    ]
+    for run in runs[1:]:
+        for left, right in zip(runs[0], run, strict=True):
+            assert_equal(left[0], right[0])
+            for a, b in zip(left[1:4], right[1:4], strict=True):
+                np.testing.assert_array_equal(a, b)
+            for name, column in left[4].items():
+                if name not in ("final_obs", "final_info"):
+                    assert np.array_equal(column, right[4][name]), name
+
+
+@pytest.mark.filterwarnings("ignore:.*simulator workers.*")
+def test_a_row_plays_what_it_would_play_alone(make_vec):
+    from sims.gym_env import MemoryBenchEnv
+
+    steps = rollout(make_vec(2))
+    rng = np.random.default_rng(0)
+    env = MemoryBenchEnv("remember_color", observation="state", knobs=KNOBS)
+    env.reset(seed=11)
+    for obs, reward, terminated, truncated, infos in steps:
+        if env.over:
+            break
+        action = rng.uniform(-1, 1, (2, 7)).astype(np.float32)[1]
+        alone = env.step(action)
+        assert_equal(alone[0], {key: value[1] for key, value in obs.items()})
+        assert alone[1:4] == (reward[1], terminated[1], truncated[1])
+        assert {name: column[1] for name, column in infos.items()} == alone[4]
+    env.close()
+
+
+def test_finished_rows_wait_for_a_masked_reset(make_vec):
+    vec = make_vec(2)
+    steps = rollout(vec, ticks=40)
+    assert steps[-1][3].all(), "the time limit ends both rows"
+    obs, reward, _, truncated, infos = vec.step(np.full((2, 7), 0.5, np.float32))
+    assert truncated.all() and not reward.any()
+    assert_equal(obs, steps[-1][0])
+    obs, infos = vec.reset(seed=[77, 78], options={"reset_mask": [True, False], "cue": [2, 0]})
+    assert infos["phase"] == ["cue", "execute"] and infos["cue"][0] == 2
+    assert_equal({k: v[1] for k, v in obs.items()}, {k: v[1] for k, v in steps[-1][0].items()})
+    _, _, _, truncated, infos = vec.step(np.zeros((2, 7), np.float32))
+    assert truncated.tolist() == [False, True]
+    assert infos["time_s"][0] == pytest.approx(0.05)
+
+
+def test_inactive_rows_stand_still(make_vec):
+    vec = make_vec(2)
+    vec.reset(seed=0)
+    for tick in range(3):
+        _, _, _, _, infos = vec.step(np.zeros((2, 7)), active=[True, False])
+        assert infos["time_s"].tolist() == pytest.approx([0.05 * (tick + 1), 0.0])
+
+
+def test_same_step_autoreset_goes_on_with_balanced_seeds(make_vec):
+    vec = make_vec(3, autoreset="same_step")
+    ended = []
+    for _, _, terminated, truncated, infos in rollout(vec, ticks=70):
+        done = terminated | truncated
+        np.testing.assert_array_equal(done, infos["_final_obs"])
+        for row in np.flatnonzero(done):
+            assert infos["final_info"][row]["phase"] == "execute"
+            assert infos["final_obs"][row].keys() == vec.single_observation_space.keys()
+            assert infos["time_s"][row] == 0.0 and infos["phase"][row] == "cue"
+            ended.append((row, infos["final_info"][row]["cue"]))
+    assert len(ended) >= 6
+    assert {row for row, _ in ended} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_calls_reach_a_row(make_vec, workers):
+    vec = make_vec(2, workers)
+    vec.reset(seed=[3, 4])
+    state = vec.call("save_state", 1)
+    vec.step(np.zeros((2, 7)))
+    assert vec.call("current_info", 1)["time_s"] == pytest.approx(0.05)
+    vec.call("restore_state", 1, state)
+    assert vec.call("current_info", 1)["time_s"] == 0.0
+    assert vec.call("make_expert", 0, 5, 1.0) is None
+    assert vec.call("expert.act", 0).shape == (7,)
+    with pytest.raises(ConfigError, match="row"):
+        vec.call("save_state", 2)
+
+
+@pytest.mark.render
+def test_render_gives_pictures_in_state_mode(make_vec):
+    vec = make_vec(1)
+    vec.reset(seed=0)
+    picture = vec.call("render", 0)
+    assert picture.shape == (256, 256, 3) and picture.dtype == np.uint8 and picture.std() > 10
+
+
+@pytest.mark.render
+def test_rows_are_drawn_on_request(make_vec):
+    vec = make_vec(2, observation="rgb")
+    vec.reset(seed=0)
+    _, _, _, _, infos = vec.step(np.zeros((2, 7)), render=[True, False])
+    assert infos["image_fresh"].tolist() == [True, False]
+    for _ in range(3):
+        _, _, _, _, infos = vec.step(np.zeros((2, 7)), render=[False, False])
+    assert infos["gate"].all() and infos["image_fresh"].all(), "gates are always drawn"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_input_names_the_row(make_vec, workers):
+    vec = make_vec(2, workers)
+    with pytest.raises(SimulatorError, match="never reset"):
+        vec.step(np.zeros((2, 7)))
+    vec.reset(seed=0)
+    with pytest.raises(ActionError, match="row 1"):
+        vec.step(np.array([[0.0] * 7, [np.nan] * 7]))
+    with pytest.raises(ActionError, match="shape"):
+        vec.step(np.zeros((1, 7)))
+    vec.step(np.array([[0.0] * 7, [np.nan] * 7]), active=[True, False])
+    with pytest.raises(ConfigError, match="one entry"):
+        vec.reset(seed=[1, 2, 3])
+    with pytest.raises(ConfigError, match="cue"):
+        vec.reset(seed=0, options={"cue": [9, 9]})
+
+
+def test_a_dead_worker_is_named_and_closes_the_rest(make_vec):
+    vec = make_vec(2, 2)
+    vec.reset(seed=[5, 6])
+    processes = list(vec._pool._processes)
+    os.kill(processes[1].pid, signal.SIGKILL)
+    processes[1].wait(timeout=10)
+    with pytest.raises(SimulatorError, match=r"seeds \[6\]"):
+        vec.step(np.zeros((2, 7)))
+    assert all(process.poll() is not None for process in processes)
+    with pytest.raises(SimulatorError, match="closed"):
+        vec.step(np.zeros((2, 7)))
+
+
+def test_too_many_workers_warn(make_vec):
+    with pytest.warns(UserWarning, match="cores"):
+        make_vec(1, 500)
+
+
+def test_wrong_arguments_are_refused(make_vec):
+    with pytest.raises(ConfigError, match="did you mean 'disabled'"):
+        make_vec(1, autoreset="disable")
+    with pytest.raises(ConfigError, match="num_envs"):
+        make_vec(0)
+    with pytest.raises(ConfigError, match="did you mean 'easy'"):
+        make_vec(1, 1, level="eazy")
