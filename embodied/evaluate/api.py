@@ -27,8 +27,9 @@ from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig
 from embodied.evaluate import provenance, report, video
 from embodied.evaluate.executors import ExecutorConfig
-from embodied.evaluate.interventions import INTERVENTIONS, NONE
 from embodied.evaluate.results import (
+    INTERVENTIONS,
+    NONE,
     EpisodeResult,
     read_episodes,
     read_json,
@@ -193,19 +194,9 @@ def check_fresh_seeds(loaded: LoadedPolicy, first: int, count: int) -> None:
         )
 
 
-def replay(
-    loaded: LoadedPolicy,
-    config: EvaluateConfig,
-    setting: Setting,
-    intervene: str,
-    seeds: Sequence[int],
-    *,
-    cues: Sequence[int | None] | None = None,
-    rows: Sequence[int] | None = None,
-    recorder: video.VideoRecorder | None = None,
-) -> list[EpisodeResult]:
-    """Runs episodes of one task as an evaluation does; see :func:`runner.run`."""
-    vector = registry.make_vec(
+def make_vec(config: EvaluateConfig, setting: Setting) -> Any:
+    """Returns the vector environment of one task, to be closed by the caller."""
+    return registry.make_vec(
         setting.task,
         setting.level,
         setting.env,
@@ -214,24 +205,35 @@ def replay(
         autoreset="disabled",
         copy=False,  # the runner copies what it keeps
     )
-    with closing(vector):
-        return run(
-            loaded.policy,
-            vector,
-            seeds,
-            cues=cues,
-            rows=rows,
-            n_cues=setting.n_cues,
-            executor=config.executor,
-            intervene=intervene,
-            device=config.device,
-            capacity=config.capacity or None,
-            recorder=recorder,
-            task=setting.task,
-            level=setting.level,
-            train_seed=loaded.meta.train.get("seed"),
-            progress=config.progress,
-        )
+
+
+def run_episodes(
+    config: EvaluateConfig,
+    loaded: LoadedPolicy,
+    setting: Setting,
+    vector: Any,
+    intervene: str,
+    seeds: Sequence[int],
+    rows: Sequence[int] | None = None,
+    recorder: video.VideoRecorder | None = None,
+) -> list[EpisodeResult]:
+    """Runs episodes of one task as an evaluation does; see :func:`runner.run`."""
+    return run(
+        loaded.policy,
+        vector,
+        seeds,
+        rows=rows,
+        n_cues=setting.n_cues,
+        executor=config.executor,
+        intervene=intervene,
+        device=config.device,
+        capacity=config.capacity or None,
+        recorder=recorder,
+        task=setting.task,
+        level=setting.level,
+        train_seed=loaded.meta.train.get("seed"),
+        progress=config.progress,
+    )
 
 
 def _measure(
@@ -239,25 +241,23 @@ def _measure(
 ) -> dict[str, Any]:
     """Runs everything, writes episodes and pictures, returns the content of results.json."""
     rows, episodes, twin_episodes = [], [], []
-    tasks = settings(config, loaded)
     stored = read_episodes(twin / EPISODES) if isinstance(twin, Path) else []
-    for setting in tasks:
-        for kind in config.intervene:
-            main = kind == NONE
-            count = config.episodes if main else config.intervene_episodes or config.episodes
-            row, own = _row(config, loaded, setting, kind, count, scratch, "policy")
-            rows.append(row)
-            episodes += own
-            if not main or twin is None:
-                continue
-            if isinstance(twin, LoadedPolicy):
-                twin_row, theirs = _row(config, twin, setting, kind, count, scratch, "twin")
-                rows.append(twin_row)
-            else:
-                same = (setting.task, setting.level, NONE)
-                theirs = [e for e in stored if (e.task, e.level, e.intervene) == same]
-            twin_episodes += theirs
-            row["twin"] = compare_with_twin(own, theirs, setting.ceiling)
+    for setting in settings(config, loaded):
+        with closing(make_vec(config, setting)) as vector:
+            for kind in config.intervene:
+                row, own = _row(config, loaded, setting, vector, kind, scratch, "policy")
+                rows.append(row)
+                episodes += own
+                if kind != NONE or twin is None:
+                    continue
+                if isinstance(twin, LoadedPolicy):
+                    other, theirs = _row(config, twin, setting, vector, kind, scratch, "twin")
+                    rows.append(other)
+                else:
+                    same = (setting.task, setting.level, NONE)
+                    theirs = [e for e in stored if (e.task, e.level, e.intervene) == same]
+                twin_episodes += theirs
+                row["twin"] = compare_with_twin(own, theirs, setting.ceiling)
     write_episodes(scratch / EPISODES, episodes)
     if twin_episodes:
         write_episodes(scratch / TWIN_EPISODES, twin_episodes)
@@ -267,7 +267,7 @@ def _measure(
         "package_version": __version__,
         "commit": provenance.commit(),
         "command": command(config),
-        "config": to_plain(config),
+        "config": _shown(config),
         "machine": provenance.machine(config.device),
         "policy": provenance.describe(loaded),
         "twin": provenance.describe(twin) if isinstance(twin, LoadedPolicy) else None,
@@ -279,20 +279,21 @@ def _row(
     config: EvaluateConfig,
     loaded: LoadedPolicy,
     setting: Setting,
+    vector: Any,
     kind: str,
-    count: int,
     scratch: Path,
     role: str,
 ) -> tuple[dict[str, Any], list[EpisodeResult]]:
     """Evaluates one policy on one task under one intervention."""
     meta = loaded.meta
+    count = config.episodes if kind == NONE else config.intervene_episodes or config.episodes
     check_fresh_seeds(loaded, config.seed_start, count)
     seeds = list(range(config.seed_start, config.seed_start + count))
     memory = str(meta.config.get("memory", ""))
     title = f"{meta.policy}, memory: {memory}" if memory else meta.policy
     recorder = video.VideoRecorder(range(min(config.videos, count)), title)
     began = time.monotonic()
-    episodes = replay(loaded, config, setting, kind, seeds, recorder=recorder)
+    episodes = run_episodes(config, loaded, setting, vector, kind, seeds, recorder=recorder)
     wall_s = time.monotonic() - began
     stem = f"{setting.task}-{role}-{kind}"
     pictures = _pictures(scratch, stem, recorder) if config.videos else {}
@@ -382,8 +383,9 @@ def _check_horizon(loaded: LoadedPolicy, horizon_s: float, capacity: int) -> Non
 def command(config: EvaluateConfig) -> str:
     """Returns the command line that repeats an evaluation."""
     default = to_plain(EvaluateConfig(source=config.source))
-    words = ["embodied", "evaluate", config.source]
-    for key, value in to_plain(config).items():
+    plain = _shown(config)
+    words = ["embodied", "evaluate", plain["source"]]
+    for key, value in plain.items():
         if key in ("source", "out", "progress", "workers") or value == default[key]:
             continue
         if isinstance(value, dict):
@@ -393,3 +395,12 @@ def command(config: EvaluateConfig) -> str:
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             words.append(f"{key}={text}")
     return shlex.join(words)
+
+
+def _shown(config: EvaluateConfig) -> dict[str, Any]:
+    """Returns the configuration as plain data with paths as results show them."""
+    plain = to_plain(config)
+    for key in ("source", "twin", "out"):
+        if plain[key]:
+            plain[key] = provenance.shown(Path(plain[key]))
+    return plain

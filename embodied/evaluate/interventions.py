@@ -25,10 +25,8 @@ from embodied.core.errors import ConfigError, SimulatorError, unknown_name
 from embodied.core.policy import take_rows
 from embodied.core.task import EXECUTE
 from embodied.core.types import State
+from embodied.evaluate.results import ERASED, FROZEN, INTERVENTIONS, NONE, SWAPPED
 from embodied.memory.base import where_rows
-
-NONE, SWAPPED, ERASED, FROZEN = "none", "swapped", "erased", "frozen"
-INTERVENTIONS = (NONE, SWAPPED, ERASED, FROZEN)
 
 
 @dataclasses.dataclass

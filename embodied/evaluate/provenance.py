@@ -66,7 +66,7 @@ def describe(loaded: LoadedPolicy) -> dict[str, Any]:
     """Returns the identity of a loaded checkpoint."""
     meta = loaded.meta
     return {
-        "path": str(loaded.path),
+        "path": shown(loaded.path),
         "sha256": sha256(loaded.path / MODEL_FILE),
         "policy": meta.policy,
         "config": meta.config,
@@ -78,6 +78,14 @@ def describe(loaded: LoadedPolicy) -> dict[str, Any]:
         "package_version": meta.package_version,
         "privileged": privileged(loaded),
     }
+
+
+def shown(path: Path) -> str:
+    """Returns a path as results show it: relative, so that no machine's folders are published."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(Path(*path.parts[-3:]))
 
 
 def privileged(loaded: LoadedPolicy) -> bool:

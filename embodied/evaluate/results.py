@@ -12,6 +12,10 @@ from typing import Any
 
 from embodied.core.errors import DataError
 
+NONE, SWAPPED, ERASED, FROZEN = "none", "swapped", "erased", "frozen"
+INTERVENTIONS = (NONE, SWAPPED, ERASED, FROZEN)
+"""See :mod:`embodied.evaluate.interventions`."""
+
 OUTCOME_FIELDS = ("cue", "success", "commit", "failure_kind", "length", "donor_cue", "followed")
 """What a replay must reproduce."""
 

@@ -28,14 +28,8 @@ from embodied.core.policy import Policy, state_nbytes
 from embodied.core.specs import check_observations
 from embodied.core.ticks import PERIOD, advance, period_ticks
 from embodied.evaluate.executors import ExecutorConfig, build_executor
-from embodied.evaluate.interventions import (
-    NONE,
-    SWAPPED,
-    MemoryIntervention,
-    at_point,
-    check_intervention,
-)
-from embodied.evaluate.results import EpisodeResult
+from embodied.evaluate.interventions import MemoryIntervention, at_point, check_intervention
+from embodied.evaluate.results import NONE, SWAPPED, EpisodeResult
 from embodied.memory.base import where_rows
 
 

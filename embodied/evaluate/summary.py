@@ -8,8 +8,7 @@ from typing import Any
 
 from embodied.core.errors import DataError
 from embodied.evaluate import stats
-from embodied.evaluate.interventions import SWAPPED
-from embodied.evaluate.results import EpisodeResult
+from embodied.evaluate.results import SWAPPED, EpisodeResult
 
 ABLE_COMMIT_RATE = 0.95
 """A memoryless control counts only if it commits in at least this share of episodes."""

@@ -9,23 +9,20 @@ import pytest
 import torch
 
 from embodied import registry
-from embodied.config import to_plain
 from embodied.core.errors import ConfigError
 from embodied.core.rng import EVAL_SEED_START
-from embodied.core.specs import Interface
 from embodied.core.task import EnvConfig
 from embodied.evaluate.api import evaluate
 from embodied.evaluate.executors import ExecutorConfig
 from embodied.evaluate.results import read_episodes, read_json
 from embodied.evaluate.runner import closing, run
-from embodied.train import checkpoint
+from tests.evaluate.checkpoints import STATE, memory_vla, untrained
 from tests.evaluate.scripted import ColourPolicy
 
 pytestmark = pytest.mark.sim
 
 FIRST = EVAL_SEED_START + 1  # a multiple of three: whole blocks of balanced cues
 SEEDS = list(range(FIRST, FIRST + 9))
-STATE = EnvConfig(observation="state")
 
 
 def episodes(batch=4, workers=0, seeds=SEEDS, remember=True, env=STATE, **options):
@@ -89,44 +86,17 @@ def test_worker_count_changes_no_image_bit():
         vector = registry.make_vec("remember_color", "easy", env, 3, workers, copy=False)
         with closing(vector):
             torch.manual_seed(0)
-            policy = _memory_vla("none", vector.observation_specs)
+            policy = memory_vla("none", vector.observation_specs)
             outcomes.append(run(policy, vector, SEEDS[:4], progress=False))
     assert outcomes[0] == outcomes[1]
 
 
-def _memory_vla(memory, specs, **options):
-    config_class = registry.policy_config_class("memory_vla")
-    config = config_class(width=32, readout_queries=2, memory=memory, **options)
-    interface = Interface(specs, max_ticks=32)
-    return registry.policy_class("memory_vla")(config, interface).eval()
-
-
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """Untrained checkpoints, with memory and without, as the trainer would write them."""
-    vector = registry.make_vec("remember_color", "easy", STATE, 1)
-    specs = vector.observation_specs
-    vector.close()
-    paths = {}
-    for memory in ("perceptual_cognitive", "none"):
-        torch.manual_seed(0)
-        policy = _memory_vla(memory, specs, trunk="entities")
-        meta = checkpoint.PolicyMeta(
-            policy="memory_vla",
-            config=to_plain(policy.config),
-            interface=policy.interface.to_json(),
-            tasks=["remember_color"],
-            level="easy",
-            env=to_plain(STATE),
-            train={"seed": 7, "data_seeds": [0, 1999]},
-            package_version="0",
-        )
-        run_directory = tmp_path_factory.mktemp(memory)
-        checkpoint.write_policy(
-            run_directory / "checkpoints" / "00000001", meta, policy.state_dict()
-        )
-        paths[memory] = run_directory
-    return paths
+    return {
+        memory: untrained(tmp_path_factory.mktemp(memory), memory)
+        for memory in ("perceptual_cognitive", "none")
+    }
 
 
 @pytest.mark.render

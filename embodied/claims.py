@@ -1,0 +1,446 @@
+"""Published claims: rows of ``results/index.json`` with everything needed to replay them.
+
+Beside the index, ``results/<id>/`` holds the claim's per-episode rows (``episodes.jsonl``, and
+``swapped_episodes.jsonl`` where memories were swapped), the evaluations they come from
+(``evaluation-<training seed>.json``), the training configuration (``config.yaml``), a report,
+and for headline claims a checkpoint. Reading the index needs no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from embodied.core.errors import ConfigError, DataError, unknown_name
+from embodied.evaluate import stats
+from embodied.evaluate.results import (
+    NONE,
+    SWAPPED,
+    EpisodeResult,
+    read_episodes,
+    read_json,
+    write_atomic,
+    write_episodes,
+    write_json,
+)
+from embodied.evaluate.summary import summarise, swap_summary
+
+INDEX = "index.json"
+EPISODES, SWAPPED_EPISODES = "episodes.jsonl", "swapped_episodes.jsonl"
+CHECKPOINT = "checkpoint"
+
+FIELDS = (
+    "id", "task", "level", "knobs", "policy", "memory", "intervene", "control", "visuals",
+    "observation", "success", "n", "low", "high", "ceiling", "expert", "score", "commit_rate",
+    "swap_followed", "twin", "state_bytes", "train_seeds", "eval_seeds", "batch", "command",
+    "commit", "checkpoint",
+)  # fmt: skip
+"""Every row has every field; null where it can't apply. Rates are fractions, the interval is
+Wilson's 95 %, `twin` names the twin's claim, `checkpoint` is a folder below ``results/``."""
+
+SAME = (
+    "level", "knobs", "policy", "memory", "control", "visuals", "observation", "cameras",
+    "image_size", "batch", "ceiling", "expert",
+)  # fmt: skip
+"""What evaluations must share to be pooled into one claim."""
+
+MAX_CHECKPOINT_MB = 10.0
+
+
+def results_root() -> Path:
+    """Returns the directory of published results: of the clone, else of the working directory."""
+    clone = Path(__file__).resolve().parent.parent / "results"
+    return clone if clone.is_dir() else Path("results")
+
+
+def read_index(root: Path | None = None) -> list[dict[str, Any]]:
+    """Returns all claims; none where nothing has been published.
+
+    Raises:
+      DataError: If a row lacks a field or has an unknown one.
+    """
+    file = (root or results_root()) / INDEX
+    if not file.exists():
+        return []
+    rows = read_json(file)
+    for row in rows:
+        if set(row) != set(FIELDS):
+            odd = sorted(set(row) ^ set(FIELDS))
+            raise DataError(f"{file}: claim {row.get('id')!r} differs in the fields {odd}")
+    return rows
+
+
+def find_claim(name: str, root: Path | None = None) -> dict[str, Any]:
+    """Returns the claim called `name`; an unknown one is refused with the nearest match."""
+    rows = {row["id"]: row for row in read_index(root)}
+    if name not in rows:
+        raise unknown_name("claim", name, rows)
+    return rows[name]
+
+
+def claim_checkpoint(name: str, root: Path | None = None) -> Path:
+    """Returns the checkpoint directory that a claim ships.
+
+    Raises:
+      ConfigError: If the claim ships none.
+    """
+    root = root or results_root()
+    row = find_claim(name, root)
+    if row["checkpoint"] is None:
+        raise ConfigError(
+            f"claim {name!r} ships no checkpoint; train it again from results/{name}/config.yaml"
+        )
+    return root / row["checkpoint"]
+
+
+def add_claim(
+    evaluations: Sequence[str | Path],
+    *,
+    task: str | None = None,
+    suite: str | None = None,
+    role: str = "policy",
+    intervene: str = NONE,
+    name: str | None = None,
+    swapped: Sequence[str | Path] | None = None,
+    twin: str | None = None,
+    checkpoint: str | Path | None = None,
+    train_config: str | Path | None = None,
+    replace: bool = False,
+    root: Path | None = None,
+) -> dict[str, Any]:
+    """Publishes one claim from evaluation directories.
+
+    Args:
+      evaluations: Results directories; several of equal settings and different training seeds
+        are pooled (the interval then counts episodes, the report lists each training seed).
+      task: Which task of them; may be left out where there is one.
+      suite: Pools all tasks instead, under this name; ceiling and expert are their means.
+      role: ``"policy"``, or ``"twin"`` for the twin that was evaluated beside it.
+      intervene: Which intervention's rows.
+      name: The claim's id; by default policy, task, size, observation, and what is unusual.
+      swapped: Results directories with ``intervene=swapped`` rows of the same networks; by
+        default those of `evaluations` that have such rows.
+      twin: Id of the twin's claim, published before.
+      checkpoint: Run or checkpoint directory to ship; None ships nothing, unless an equal one
+        is published already.
+      train_config: ``config.yaml`` of the training run; by default the one of `checkpoint`'s run.
+      replace: Whether an existing claim of that id is replaced.
+      root: Results directory; by default the package's own.
+
+    Returns:
+      The row of the index.
+
+    Raises:
+      DataError: If the evaluations don't belong together.
+      ConfigError: For an id that is taken or malformed, or privileged training.
+    """
+    root = Path(root or results_root())
+    if bool(task) and bool(suite):
+        raise ConfigError("a claim is about one task or about a suite, not both")
+    sources = [_Source(Path(path)) for path in evaluations]
+    rows = [row for source in sources for row in source.rows(task, suite, role, intervene)]
+    tasks = sorted({row["task"] for row in rows})
+    if not suite and len(tasks) > 1:
+        raise DataError(f"the evaluations hold the tasks {tasks}; say task= or suite=")
+    _check_together(rows, per_task=bool(suite))
+    train_seeds = [source.train_seed(role) for source in sources]
+    if len(set(train_seeds)) != len(train_seeds):
+        raise DataError(f"training seeds repeat: {train_seeds}; pool each network once")
+    episodes = [
+        e
+        for source in sources
+        for e in source.episodes(role)
+        if e.task in tasks and e.intervene == intervene
+    ]
+    first = rows[0]
+    swaps = _swapped(
+        sources if swapped is None else [_Source(Path(p)) for p in swapped], tasks, role
+    )
+    numbers = summarise(episodes, _mean(rows, "ceiling"), _mean(rows, "expert"))
+    row = {field: numbers.get(field, first.get(field)) for field in FIELDS}
+    row |= {
+        "task": suite or first["task"],
+        "knobs": {} if suite else first["knobs"],
+        "memory": first["memory"] or None,
+        "intervene": intervene,
+        "train_seeds": train_seeds,
+        "eval_seeds": [min(e.seed for e in episodes), max(e.seed for e in episodes)],
+        "command": sources[0].results["command"],
+        "commit": sources[0].results["commit"],
+        "twin": twin,
+        "checkpoint": None,
+    }
+    if swaps:
+        row["swap_followed"] = swap_summary(swaps)["swap_followed"]
+    if twin is not None:
+        find_claim(twin, root)
+    row["id"] = name or default_id(row, suite)
+    _check_id(row, root, replace)
+    _publish(row, sources, role, episodes, swaps, checkpoint, train_config, root)
+    return row
+
+
+def default_id(row: dict[str, Any], suite: str | None = None) -> str:
+    """Returns the id of a row: policy, task, size, observation, then whatever is unusual."""
+    knobs = row["knobs"]
+    size = f"k{knobs['K']}" if "K" in knobs else row["level"]
+    words = [row["policy"], row["task"], size, row["observation"]]
+    if suite:
+        words = ["suite", suite, row["policy"], row["level"], row["observation"]]
+    if row["memory"] not in (None, "perceptual_cognitive"):
+        words.append(row["memory"])
+    if row["intervene"] != NONE:
+        words.append(row["intervene"])
+    return "-".join(words).lower()
+
+
+def verify(name: str, episodes: int = 5, device: str = "cpu", root: Path | None = None) -> Any:
+    """Replays episodes of a claim from its checkpoint; see :mod:`embodied.evaluate.verify`.
+
+    Returns:
+      A ``Verification``; its ``exit_code`` is 0 if the outcomes are the published ones.
+    """
+    from embodied.evaluate.verify import verify_claim
+
+    return verify_claim(name, episodes, device, root or results_root())
+
+
+class _Source:
+    """One results directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results = read_json(path / "results.json")
+
+    def rows(
+        self, task: str | None, suite: str | None, role: str, intervene: str
+    ) -> list[dict[str, Any]]:
+        rows = [
+            row
+            for row in self.results["rows"]
+            if row["role"] == role
+            and row["intervene"] == intervene
+            and (suite or task is None or row["task"] == task)
+        ]
+        if not rows:
+            held = [(r["role"], r["task"], r["intervene"]) for r in self.results["rows"]]
+            raise DataError(
+                f"{self.path} has no row of role {role!r}, task {task or 'any'}, intervention "
+                f"{intervene!r}; it has {held}"
+            )
+        if any(row["privileged"] for row in rows):
+            raise ConfigError(
+                f"{self.path}: this policy was trained with a privileged label (cue_loss > 0); "
+                "such results are not published"
+            )
+        return rows
+
+    def train_seed(self, role: str) -> int:
+        return self.results[role]["train"].get("seed")
+
+    def episodes(self, role: str) -> list[EpisodeResult]:
+        name = EPISODES if role == "policy" else "twin_episodes.jsonl"
+        return read_episodes(self.path / name)
+
+
+def _check_together(rows: Sequence[dict[str, Any]], per_task: bool) -> None:
+    for row in rows:
+        other = next(r for r in rows if r["task"] == row["task"])
+        fields = [f for f in (*SAME, "eval_seeds") if row[f] != other[f]]
+        if fields:
+            both = {f: (other[f], row[f]) for f in fields}
+            raise DataError(f"evaluations of {row['task']} differ and can't be pooled: {both}")
+    if per_task:
+        counts = {row["n"] for row in rows}
+        if len(counts) > 1:
+            raise DataError(f"a suite needs equally many episodes of each task, got {counts}")
+
+
+def _swapped(sources: Sequence[_Source], tasks: Sequence[str], role: str) -> list[EpisodeResult]:
+    if role != "policy":
+        return []
+    return [
+        e
+        for source in sources
+        for e in source.episodes(role)
+        if e.intervene == SWAPPED and e.task in tasks
+    ]
+
+
+def _mean(rows: Sequence[dict[str, Any]], field: str) -> Any:
+    values = [row[field] for row in rows]
+    return None if None in values else sum(values) / len(values)
+
+
+def _check_id(row: dict[str, Any], root: Path, replace: bool) -> None:
+    name, prefix = row["id"], "suite-" if row["id"].startswith("suite-") else row["policy"]
+    if not re.fullmatch(r"[a-z0-9_.-]+", name) or not name.startswith(prefix):
+        raise ConfigError(
+            f"claim id {name!r}: expected lower case letters, digits and _.- beginning with "
+            f"{row['policy']!r} (or 'suite-')"
+        )
+    if not replace and any(other["id"] == name for other in read_index(root)):
+        raise ConfigError(f"claim {name!r} exists already; pass replace=True or another name")
+
+
+def _publish(
+    row: dict[str, Any],
+    sources: Sequence[_Source],
+    role: str,
+    episodes: Sequence[EpisodeResult],
+    swaps: Sequence[EpisodeResult],
+    checkpoint: str | Path | None,
+    train_config: str | Path | None,
+    root: Path,
+) -> None:
+    """Writes the claim's folder whole, then the index."""
+    folder = root / row["id"]
+    scratch = root / f".{row['id']}.{uuid.uuid4().hex[:8]}.partial"
+    scratch.mkdir(parents=True)
+    try:
+        write_episodes(scratch / EPISODES, episodes)
+        if swaps:
+            write_episodes(scratch / SWAPPED_EPISODES, swaps)
+        for source in sources:
+            write_json(scratch / f"evaluation-{source.train_seed(role)}.json", source.results)
+        config = _train_config(checkpoint, train_config)
+        if config is not None:
+            shutil.copyfile(config, scratch / "config.yaml")
+        row["checkpoint"] = _ship(checkpoint, sources, role, row["id"], scratch, root)
+        write_atomic(scratch / "report.md", _report(row, episodes, swaps, root))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(scratch, folder)
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    others = [other for other in read_index(root) if other["id"] != row["id"]]
+    write_json(root / INDEX, sorted([*others, row], key=lambda r: r["id"]))
+
+
+def _train_config(checkpoint: str | Path | None, given: str | Path | None) -> Path | None:
+    if given is not None:
+        return Path(given)
+    if checkpoint is None:
+        return None
+    places = [Path(checkpoint), *Path(checkpoint).resolve().parents[:2]]
+    return next((p / "config.yaml" for p in places if (p / "config.yaml").exists()), None)
+
+
+def _ship(
+    checkpoint: str | Path | None,
+    sources: Sequence[_Source],
+    role: str,
+    name: str,
+    scratch: Path,
+    root: Path,
+) -> str | None:
+    """Copies the checkpoint, or points to an equal one; returns its folder below `root`."""
+    from embodied.evaluate.provenance import sha256
+    from embodied.train.checkpoint import MODEL_FILE, POLICY_FILE, resolve
+
+    hashes = {source.results[role]["sha256"] for source in sources}
+    directory = None if checkpoint is None else resolve(checkpoint)
+    if directory is not None and sha256(directory / MODEL_FILE) not in hashes:
+        raise DataError(f"{directory} is not a network that these evaluations measured")
+    for other in read_index(root):
+        if other["id"] == name or other["checkpoint"] is None:
+            continue
+        place = root / other["checkpoint"] / MODEL_FILE
+        if place.exists() and sha256(place) in hashes:
+            return other["checkpoint"]
+    if directory is None:
+        return None
+    size_mb = (directory / MODEL_FILE).stat().st_size / 1e6
+    if size_mb > MAX_CHECKPOINT_MB:
+        raise ConfigError(
+            f"{directory / MODEL_FILE} has {size_mb:.1f} MB; a published checkpoint may have "
+            f"{MAX_CHECKPOINT_MB:g} MB, since git keeps it for ever"
+        )
+    (scratch / CHECKPOINT).mkdir()
+    for file in (POLICY_FILE, MODEL_FILE):
+        shutil.copyfile(directory / file, scratch / CHECKPOINT / file)
+    return f"{name}/{CHECKPOINT}"
+
+
+def _report(
+    row: dict[str, Any],
+    episodes: Sequence[EpisodeResult],
+    swaps: Sequence[EpisodeResult],
+    root: Path,
+) -> str:
+    from embodied.evaluate.report import interval, number, percent
+
+    lines = [f"# {row['id']}", ""]
+    lines.append(
+        f"{row['policy']} with memory {row['memory']} on {row['task']} ({row['level']}, "
+        f"{row['observation']}, control {row['control']}, visuals {row['visuals']}): "
+        f"**{percent(row['success'])}** ({interval(row['low'], row['high'])}, n = {row['n']}), "
+        f"ceiling without memory {percent(row['ceiling'])}, expert {percent(row['expert'])}, "
+        f"M = {number(row['score'])}, commits in {percent(row['commit_rate'])}."
+    )
+    lines += [
+        "",
+        "| training seed | success | 95 % interval | commits | n |",
+        "|---|---|---|---|---|",
+    ]
+    for seed in row["train_seeds"]:
+        own = [e for e in episodes if e.train_seed == seed]
+        wins = sum(e.success for e in own)
+        commits = sum(e.committed for e in own) / len(own)
+        lines.append(
+            f"| {seed} | {percent(wins / len(own))} | {interval(*stats.wilson(wins, len(own)))} | "
+            f"{percent(commits)} | {len(own)} |"
+        )
+    lines.append("")
+    if swaps:
+        swap = swap_summary(swaps)
+        lines += [
+            f"Swapped memory followed in {swap['followed']} of {swap['swapped']} episodes "
+            f"({percent(swap['swap_followed'])}, {interval(swap['swap_low'], swap['swap_high'])}).",
+            "",
+        ]
+    if row["memory"] == NONE:
+        wins = round(row["success"] * row["n"])
+        lines += [f"Memoryless: {stats.equivalence(wins, row['n'], row['ceiling']).verdict}.", ""]
+    if row["twin"] is not None:
+        lines += [_twin_lines(row, episodes, root), ""]
+    lines += [f"Command: `{row['command']}`", f"Replay: `embodied verify {row['id']}`", ""]
+    return "\n".join(lines)
+
+
+def _twin_lines(row: dict[str, Any], episodes: Sequence[EpisodeResult], root: Path) -> str:
+    """Compares with the twin's claim, the training seed as the unit that repeats.
+
+    Each training seed of the policy is paired with the twin of equal training seed, or with
+    the first twin where there are fewer of them.
+    """
+    twin = find_claim(row["twin"], root)
+    rows = read_episodes(root / row["twin"] / EPISODES)
+    pairs = []
+    for seed in row["train_seeds"]:
+        partner = seed if seed in twin["train_seeds"] else twin["train_seeds"][0]
+        theirs = {(e.task, e.seed): e.success for e in rows if e.train_seed == partner}
+        own = [e for e in episodes if e.train_seed == seed and (e.task, e.seed) in theirs]
+        if not own:
+            raise DataError(f"claim {row['twin']!r} has no evaluation seed in common")
+        pairs.append(([e.success for e in own], [theirs[e.task, e.seed] for e in own]))
+    result = stats.clustered_paired(pairs)
+    worst = max(w.p_value for w in result.within)
+    text = (
+        f"Twin `{twin['id']}`: {100 * twin['success']:.1f} %. Paired on common seeds the "
+        f"difference is {100 * result.difference:+.1f} points; exact McNemar p <= {worst:.2g} "
+        f"for each of {result.clusters} training seed(s)."
+    )
+    if result.low is not None:
+        text += (
+            f" Over training seeds: {100 * result.low:+.1f} to {100 * result.high:+.1f} points "
+            f"(t-test, p = {result.p_value:.2g}; {len(twin['train_seeds'])} twin(s))."
+        )
+    return text

@@ -1,0 +1,180 @@
+"""Claims: publishing, finding, replaying, and refusing what was changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from embodied import claims
+from embodied.core.errors import CheckpointError, ConfigError, DataError
+from embodied.evaluate.results import read_episodes, write_episodes
+
+FIRST = 2_000_001
+
+
+def test_index_of_nothing_is_empty(tmp_path):
+    assert claims.read_index(tmp_path) == []
+    with pytest.raises(ConfigError, match="unknown claim"):
+        claims.find_claim("x", tmp_path)
+
+
+def test_every_row_has_every_field(tmp_path):
+    row = dict.fromkeys(claims.FIELDS) | {"id": "memory_vla-a"}
+    (tmp_path / "index.json").write_text(json.dumps([row]))
+    assert claims.find_claim("memory_vla-a", tmp_path) == row
+    with pytest.raises(ConfigError, match="did you mean 'memory_vla-a'"):
+        claims.find_claim("memory_vla-b", tmp_path)
+    with pytest.raises(ConfigError, match="ships no checkpoint"):
+        claims.claim_checkpoint("memory_vla-a", tmp_path)
+    del row["ceiling"]
+    (tmp_path / "index.json").write_text(json.dumps([row]))
+    with pytest.raises(DataError, match="ceiling"):
+        claims.read_index(tmp_path)
+
+
+def test_default_ids():
+    row = {
+        "policy": "memory_vla",
+        "task": "put_block_back",
+        "level": "easy",
+        "knobs": {"K": 4},
+        "observation": "rgb",
+        "memory": "perceptual_cognitive",
+        "intervene": "none",
+    }
+    assert claims.default_id(row) == "memory_vla-put_block_back-k4-rgb"
+    twin = row | {"memory": "none", "intervene": "swapped", "knobs": {}}
+    assert claims.default_id(twin) == "memory_vla-put_block_back-easy-rgb-none-swapped"
+    assert claims.default_id(row, "core").startswith("suite-core-memory_vla-easy")
+
+
+@pytest.fixture(scope="module")
+def evaluations(tmp_path_factory):
+    """Two training seeds with swaps and a twin beside, six episodes each."""
+    from embodied.evaluate.api import evaluate
+    from tests.evaluate.checkpoints import untrained
+
+    base = tmp_path_factory.mktemp("claims")
+    twin = untrained(base / "twin", "none", seed=0)
+    found = {}
+    for seed in (0, 1):
+        run = untrained(base / f"run{seed}", "perceptual_cognitive", seed=seed)
+        found[run] = evaluate(
+            run,
+            episodes=6,
+            batch=3,
+            seed_start=FIRST,
+            intervene=["none", "swapped"],
+            intervene_episodes=3,
+            twin=str(twin),
+            videos=0,
+            progress=False,
+        )
+    return list(found.items()), twin
+
+
+@pytest.fixture
+def published(evaluations, tmp_path):
+    runs, twin = evaluations
+    twin_row = claims.add_claim([runs[0][1]], role="twin", root=tmp_path, checkpoint=twin)
+    row = claims.add_claim(
+        [out for _, out in runs], twin=twin_row["id"], checkpoint=runs[0][0], root=tmp_path
+    )
+    return tmp_path, row, twin_row
+
+
+@pytest.mark.sim
+def test_published_claim(published):
+    root, row, twin = published
+    assert row["id"] == "memory_vla-remember_color-k3-state"
+    assert twin["id"] == row["id"] + "-none" == row["twin"]
+    assert [r["id"] for r in claims.read_index(root)] == [row["id"], twin["id"]]
+    assert row["n"] == 12 and row["train_seeds"] == [0, 1]
+    assert row["eval_seeds"] == [FIRST, FIRST + 5]
+    assert row["ceiling"] == pytest.approx(1 / 3) and row["batch"] == 3
+    assert row["swap_followed"] is None or 0 <= row["swap_followed"] <= 1
+    assert row["checkpoint"] == f"{row['id']}/checkpoint"
+    folder = root / row["id"]
+    assert {p.name for p in folder.iterdir()} == {
+        "checkpoint",
+        "config.yaml",
+        "episodes.jsonl",
+        "swapped_episodes.jsonl",
+        "evaluation-0.json",
+        "evaluation-1.json",
+        "report.md",
+    }
+    assert {p.name for p in (folder / "checkpoint").iterdir()} == {
+        "policy.json",
+        "model.safetensors",
+    }
+    report = (folder / "report.md").read_text()
+    assert "| 0 |" in report and "| 1 |" in report and "McNemar" in report and "t-test" in report
+    assert str(root.parent.parent) not in report
+
+
+@pytest.mark.sim
+def test_replay_gives_the_published_outcomes(published):
+    root, row, twin = published
+    for name in (row["id"], twin["id"]):
+        result = claims.verify(name, 4, root=root)
+        assert result.exit_code == 0 and not result.differing and result.same_processor
+        assert "verified" in result.text()
+    assert len(claims.verify(row["id"], 4, root=root).comparisons) == 4 + 3
+
+
+@pytest.mark.sim
+def test_edited_rows_and_checkpoints_are_noticed(published):
+    root, row, twin = published
+    path = root / row["id"] / "episodes.jsonl"
+    rows = read_episodes(path)
+    edited = [dataclasses.replace(e, success=not e.success, length=e.length + 1) for e in rows]
+    write_episodes(path, edited)
+    result = claims.verify(row["id"], 2, root=root)
+    assert result.exit_code == 1 and len(result.differing) == 2
+    assert "NOT verified" in result.text() and "success" in result.text()
+    other = root / twin["id"] / "checkpoint"
+    shutil.rmtree(root / row["id"] / "checkpoint")
+    shutil.copytree(other, root / row["id"] / "checkpoint")
+    with pytest.raises(CheckpointError, match="not the network that was measured"):
+        claims.verify(row["id"], 2, root=root)
+
+
+@pytest.mark.sim
+def test_another_processor_is_told(published):
+    root, row, _ = published
+    file = root / row["id"] / "evaluation-0.json"
+    data = json.loads(file.read_text())
+    data["machine"]["cpu"] = "another cpu"
+    file.write_text(json.dumps(data))
+    rows = read_episodes(root / row["id"] / "episodes.jsonl")
+    rows = [dataclasses.replace(e, length=e.length + 1) for e in rows]
+    write_episodes(root / row["id"] / "episodes.jsonl", rows)
+    result = claims.verify(row["id"], 2, root=root)
+    assert result.exit_code == 0 and "another cpu" in result.text()
+
+
+@pytest.mark.sim
+def test_publishing_refuses(published, evaluations):
+    root, row, _ = published
+    (first, second), twin = evaluations
+    with pytest.raises(ConfigError, match="exists already"):
+        claims.add_claim([first[1]], name=row["id"], root=root)
+    with pytest.raises(ConfigError, match="lower case"):
+        claims.add_claim([first[1]], name="Mine", root=root)
+    with pytest.raises(DataError, match="training seeds repeat"):
+        claims.add_claim([first[1], first[1]], name="memory_vla-x", root=root)
+    with pytest.raises(DataError, match="not a network"):
+        claims.add_claim([first[1]], name="memory_vla-x", checkpoint=twin, root=root)
+    with pytest.raises(DataError, match="no row"):
+        claims.add_claim([first[1]], name="memory_vla-x", intervene="erased", root=root)
+    with pytest.raises(ConfigError, match="unknown claim"):
+        claims.add_claim([first[1]], name="memory_vla-x", twin="nobody", root=root)
+    assert len(claims.read_index(root)) == 2
+    # The same network needs no second copy.
+    again = claims.add_claim([first[1]], name="memory_vla-x", root=root)
+    assert again["checkpoint"] == row["checkpoint"]
+    assert second[1].exists()
