@@ -74,6 +74,7 @@ def demo(config: DemoConfig) -> Path:
       EmbodiedError: If this machine can't run it, or a stage fails.
     """
     out = Path(config.out)
+    sources = pretrained() if config.pretrained else {name: str(out / name) for name in MEMORIES}
     _claim_directory(out, config)
     stage = _Stages(3 if config.pretrained else 5)
 
@@ -83,9 +84,7 @@ def demo(config: DemoConfig) -> Path:
     stage("watching the expert, who sees the simulator's state")
     _watch_expert(out / "expert.mp4")
 
-    if config.pretrained:
-        sources = pretrained()
-    else:
+    if not config.pretrained:
         stage(f"collecting {config.demonstrations} demonstrations from camera images")
         data = out / "data"
         collect(
@@ -97,7 +96,6 @@ def demo(config: DemoConfig) -> Path:
             num_workers=config.workers,
         )
         stage("training two equal policies side by side, one with memory, one without")
-        sources = {name: str(out / name) for name in MEMORIES}
         train_side_by_side(config, data, out)
 
     stage(f"{config.episodes} fresh episodes each, then once more with swapped memories")
