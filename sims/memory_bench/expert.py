@@ -67,7 +67,8 @@ class WaypointExpert:
             self._start(task.waypoints())
             self._gripper = OPEN
         row = self._path[self._index]
-        new = None if self._dwelt else task.replan(int(row[9]), row[:3])
+        dwelling = 0 < self._dwelt <= row[6]
+        new = None if dwelling else task.replan(int(row[9]), row[:3])
         if new is not None:
             self._start(new)
         self._advance()
@@ -133,6 +134,9 @@ class WaypointExpert:
         noisy = np.asarray(action, np.float64) + scale * self._rng.standard_normal(ACTION_SIZE)
         start = self._rng.random() < 0.03 * self.noise
         push, length = self._rng.standard_normal(3), int(self._rng.integers(4, 9))
+        if self._dwelt:
+            # No push while the gripper opens or closes: what drops then is lost for good.
+            self._burst_left, start = 0, False
         if self._burst_left == 0 and start:
             self._burst[:3] = 0.5 * push / np.linalg.norm(push)
             self._burst_left = length

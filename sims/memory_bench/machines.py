@@ -131,7 +131,7 @@ def rearrange_block(candidates: int, pre_moves: int) -> Machine:
 
 def machine_of(task: str, knobs: Mapping[str, Any]) -> Machine:
     """Returns the abstract machine of a task at the given knobs."""
-    k = int(knobs["candidates"])
+    k = int(knobs["K"])
     if task == "remember_color":
         return cue_then_choice(task, k, ("show",), held=True)
     if task == "put_block_back":

@@ -143,7 +143,11 @@ def _drawer(name: str, drawers: int, index: int) -> str:
             _box((side * (_WIDTH_HALF_M - 0.008), middle, 0.02), (_WALL_M, middle, 0.02), _TRAY_RGB)
             for side in (-1, 1)
         ),
-        _capsule((-_BAR_HALF_M, -_BAR_FORWARD_M, up), (_BAR_HALF_M, -_BAR_FORWARD_M, up)),
+        _capsule(
+            (-_BAR_HALF_M, -_BAR_FORWARD_M, up),
+            (_BAR_HALF_M, -_BAR_FORWARD_M, up),
+            f"{name}_drawer{index}_bar",
+        ),
         *(
             _capsule((side * _BAR_HALF_M, -_BAR_FORWARD_M, up), (side * _BAR_HALF_M, -0.004, 0.045))
             for side in (-1, 1)
@@ -174,9 +178,10 @@ def _box(pos, half, rgb, name: str = "") -> str:
     )
 
 
-def _capsule(start, end) -> str:
+def _capsule(start, end, name: str = "") -> str:
+    label = f'name="{name}" ' if name else ""
     ends = " ".join(f"{v:.6g}" for v in (*start, *end))
     return (
-        f'<geom type="capsule" fromto="{ends}" size="{_BAR_RADIUS_M}" mass="0.02"'
+        f'<geom {label}type="capsule" fromto="{ends}" size="{_BAR_RADIUS_M}" mass="0.02"'
         f" {_COMMON} {_rgba(_BAR_RGB)}/>"
     )

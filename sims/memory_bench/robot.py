@@ -88,6 +88,7 @@ def apply_fast_physics(root: ET.Element, timestep_s: float) -> None:
     option.set("iterations", "20")
     option.set("ls_iterations", "10")
     option.set("impratio", "10")
+    option.set("cone", "pyramidal")  # elliptic cones (robosuite's) at 5 ms squeeze blocks out
     actuators = root.find("actuator")
     for motor in list(actuators):
         if motor.tag == "motor":

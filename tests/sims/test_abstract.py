@@ -23,13 +23,10 @@ from sims.memory_bench.machines import (
 )
 
 LEVELS = [
-    *(("remember_color", {"candidates": k}) for k in (3, 5, 9, 12)),
-    *(("put_block_back", {"candidates": k}) for k in (4, 8, 12, 16)),
-    *(("reopen_drawer", {"candidates": k}) for k in (2, 3, 4, 5, 6)),
-    *(
-        ("rearrange_block", {"candidates": k, "pre_moves": p})
-        for k, p in ((2, 0), (3, 1), (4, 2), (4, 4))
-    ),
+    *(("remember_color", {"K": k}) for k in (3, 5, 9, 12)),
+    *(("put_block_back", {"K": k}) for k in (4, 8, 12, 16)),
+    *(("reopen_drawer", {"K": k}) for k in (2, 3, 4, 5, 6)),
+    *(("rearrange_block", {"K": k, "pre_moves": p}) for k, p in ((2, 0), (3, 1), (4, 2), (4, 4))),
 ]
 
 
@@ -37,7 +34,7 @@ LEVELS = [
 def test_ceiling_equals_the_closed_form(task, knobs):
     ceiling = best_memoryless(machine_of(task, knobs))
     assert ceiling.exact
-    assert ceiling.value == Fraction(1, knobs["candidates"])
+    assert ceiling.value == Fraction(1, knobs["K"])
 
 
 @pytest.mark.parametrize(("task", "knobs"), LEVELS)

@@ -1,0 +1,343 @@
+"""What the hands-on tasks share: a cue phase of steps that ends with a button, grasping, paths.
+
+The cue phase of PutBlockBack, RearrangeBlock and ReopenDrawer is interactive: the policy does
+some steps, each of which changes the lamp once it counts as done, then presses the button.
+Nothing done before go commits to anything; a press before the steps are done does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from embodied.core.errors import ConfigError
+from embodied.core.task import CUE, EXECUTE
+from sims.memory_bench import parts_button
+from sims.memory_bench.entities import Entity
+from sims.memory_bench.parts import TABLE_TOP_M, Part, ball
+from sims.memory_bench.task import CLOSE, LAMP_STEPS, OPEN, TICKS_PER_S, Task, Waypoint
+
+if TYPE_CHECKING:
+    from sims.memory_bench.scene import Scene
+
+BLOCK_HALF_M = (0.025, 0.020, 0.025)
+"""Half sizes of a block: 4 cm between fingers that open 8 cm, so 2 cm to spare on each side."""
+
+BLOCK_RGB, PATCH_RGB, CENTRE_RGB = (0.10, 0.20, 0.80), (0.30, 0.62, 0.28), (0.90, 0.88, 0.80)
+SHOWN_RGB = (1.00, 0.72, 0.05)
+"""Paints what a cue points at: a marked block, or the answer in a reactive twin."""
+
+GRASP_Z_M = TABLE_TOP_M + 0.022
+SAFE_Z_M = TABLE_TOP_M + 0.125
+"""Height of the grip point while moving between places: a held block clears a standing one."""
+
+CENTRE_XY_M = np.array([0.045, 0.0])
+"""Where the block tasks' centre mark lies on the table."""
+
+STEP_TICKS = 3
+"""A cue step counts as done after so many ticks in a row."""
+
+RELEASE_TICKS = 5
+"""A block counts as released after longer than 0.2 s without both fingers on it."""
+
+REACH, CARRY, LEAVE, PRESS, NEXT = 1, 2, 3, 4, 5
+"""Stages of the expert's waypoints; see :meth:`Task.replan`."""
+
+_LIFTED_M, _MOVED_M, _LOST_M, _SHIFTED_M = 0.012, 0.04, 0.05, 0.012
+_RING_M = np.array([(0.0, 0.165), (0.145, 0.0), (0.0, -0.165), (-0.165, 0.0)])
+_RING_JITTER_M = 0.02
+_RING_BUTTON_X_M, _RING_BUTTON_Y_M = (0.0, 0.11), -0.31
+_DISTRACTORS = ("distractor0", "distractor1")
+
+
+def draw_ring(rng: np.random.Generator, places: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws places around the centre mark and the button's place beside them.
+
+    Args:
+      rng: Generator to draw from.
+      places: How many, at most four.
+
+    Returns:
+      Places float64 [places, 2] in random order, and the button's place [2], in metres.
+    """
+    ring = CENTRE_XY_M + rng.permutation(_RING_M)[:places]
+    ring += rng.uniform(-_RING_JITTER_M, _RING_JITTER_M, ring.shape)
+    return ring, np.array([rng.uniform(*_RING_BUTTON_X_M), _RING_BUTTON_Y_M])
+
+
+class GraspSensor:
+    """Tells from contacts which free parts are held between both fingers."""
+
+    def __init__(self, scene: Scene, names: Sequence[str]) -> None:
+        self._scene, self._names = scene, tuple(names)
+        self._bodies = np.array([scene.body_id[name] for name in names])
+        m = scene.m
+        body_names = [m.body(body).name for body in m.geom_bodyid]
+        self._fingers = [
+            np.array([any(word in name for word in words) for name in body_names])
+            for words in (("leftfinger", "finger_joint1_tip"), ("rightfinger", "finger_joint2_tip"))
+        ]
+
+    def grasped(self) -> np.ndarray:
+        """Returns bool [n]: both fingers touched the part at the tick's last step."""
+        d, m = self._scene.d, self._scene.m
+        result = np.zeros(len(self._names), bool)
+        if not d.ncon:
+            return result
+        pairs = d.contact.geom
+        both = np.ones_like(result)
+        for finger in self._fingers:
+            of_left, of_right = finger[pairs[:, 0]], finger[pairs[:, 1]]
+            touched = np.concatenate((pairs[of_left, 1], pairs[of_right, 0]))
+            both &= np.isin(self._bodies, m.geom_bodyid[touched])
+        return both
+
+
+class ButtonTask(Task):
+    """Base of tasks whose cue phase is: some steps, then a press of the button.
+
+    A subclass gives `n_steps` and `step_done`, places its things in `show`, and otherwise
+    follows :class:`Task`. It must reset what it added to ``vars`` in `start_vars` alone: both
+    gates put the variables back to it.
+    """
+
+    cue_held: ClassVar[bool] = False
+
+    def __init__(self, knobs: Mapping[str, Any]) -> None:
+        super().__init__(knobs)
+        for name in ("cue_s", "execute_s"):
+            if not getattr(self.knobs, name) > 0:
+                raise ConfigError(f"knob {name}: expected > 0, got {getattr(self.knobs, name)}")
+
+    @property
+    def n_steps(self) -> int:
+        """Number of steps before the press."""
+        raise NotImplementedError
+
+    def step_done(self) -> bool:
+        """Returns whether the present cue step's goal is met at this tick."""
+        raise NotImplementedError
+
+    def next_step(self) -> None:
+        """Runs when a cue step counts as done, after `steps_done` rose (to mark the next)."""
+
+    def show(self) -> None:
+        """Places everything but button and distractors for the present phase."""
+        raise NotImplementedError
+
+    # -- what every such task has ---------------------------------------------------------
+
+    def common_parts(self) -> list[Part]:
+        """The button and two balls that fly about in a busy gap."""
+        return [parts_button.button("button"), *(ball(name) for name in _DISTRACTORS)]
+
+    def common_entities(self) -> list[Entity]:
+        """The button's cap and the distractors."""
+        return [
+            Entity("button", "button", "button", body="button_cap"),
+            *(Entity(name, "marker", name) for name in _DISTRACTORS),
+        ]
+
+    def draw_common(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Draws the distractors' paths."""
+        return {"paths": rng.uniform(-1, 1, (len(_DISTRACTORS), 4))}
+
+    def start_vars(self) -> dict[str, Any]:
+        """Cue steps done, and for how many ticks the present one's goal has been met."""
+        return {"steps_done": 0, "step_ticks": 0}
+
+    def setup_cue(self) -> None:
+        """Shows the cue and the button."""
+        self._place_button()
+        self.show()
+
+    def setup_gap(self) -> None:
+        """Shows the canonical scene of go already: nothing that follows can tell the cue."""
+        self.vars.update(self.start_vars())
+        self._place_button()
+        self.show()
+        self.gap_tick()
+
+    def setup_execute(self) -> None:
+        """Shows the canonical scene."""
+        self.vars.update(self.start_vars())
+        self._place_button()
+        self.show()
+
+    def _place_button(self) -> None:
+        self.scene.place("button", (*self.plan["button"], TABLE_TOP_M))
+
+    def gap_tick(self) -> None:
+        """Moves balls about in a busy gap."""
+        if self.knobs.busy <= 0:
+            return
+        count = 2 if self.knobs.busy >= 0.5 else 1
+        time = self.phase_tick / TICKS_PER_S
+        for name, (a, b, c, d) in zip(_DISTRACTORS[:count], self.plan["paths"], strict=False):
+            x = 0.05 + 0.15 * np.sin((1.5 + 0.5 * a) * time + np.pi * b)
+            y = 0.28 * np.sin((1.0 + 0.4 * c) * time + np.pi * d)
+            self.scene.place(name, (x, y, TABLE_TOP_M + 0.2 + 0.03 * np.sin(2 * time + a)))
+
+    def cue_tick(self) -> bool:
+        """Counts steps, shows each on the lamp; complete when the button is pressed after all."""
+        if self.vars["steps_done"] < self.n_steps:
+            self.vars["step_ticks"] = self.vars["step_ticks"] + 1 if self.step_done() else 0
+            if self.vars["step_ticks"] >= STEP_TICKS:
+                self.vars["steps_done"] += 1
+                self.vars["step_ticks"] = 0
+                self.set_lamp(LAMP_STEPS[self.vars["steps_done"] - 1])
+                self.next_step()
+            return False
+        return self.press_depth_m() > parts_button.PRESSED_M
+
+    def press_depth_m(self) -> float:
+        """Returns how deep the button's cap is pressed."""
+        return self.scene.get_joint(parts_button.joint_name("button"))
+
+    def entity_scalars(self) -> Mapping[str, float]:
+        """How far the button is pressed."""
+        return {"button": min(max(self.press_depth_m() / parts_button.TRAVEL_M, 0.0), 1.0)}
+
+    # -- dense reward ---------------------------------------------------------------------
+
+    def step_progress(self) -> float:
+        """Returns progress in [0, 1] within the present cue step, for the dense reward."""
+        raise NotImplementedError
+
+    def execute_progress(self) -> float:
+        """Returns progress in [0, 1] within the execute phase, for the dense reward."""
+        raise NotImplementedError
+
+    def potential(self) -> float:
+        """0 to 0.45 over the cue steps and the press, 0.45 in the gap, up to 0.95 after go."""
+        if self.success:
+            return 1.0
+        if self.failure_kind:
+            return 0.0
+        if self.phase == EXECUTE:
+            return 0.45 + 0.5 * self.execute_progress()
+        if self.phase != CUE:
+            return 0.45
+        done = self.vars["steps_done"]
+        if done < self.n_steps:
+            within = self.step_progress()
+        else:
+            target = np.array([*self.plan["button"], TABLE_TOP_M + parts_button.TOP_M])
+            within = nearness(self.scene.eef_pos() - target)
+        return 0.45 * (done + within) / (self.n_steps + 1)
+
+    # -- the expert's paths ---------------------------------------------------------------
+
+    def press_path(self) -> list[Waypoint]:
+        """Above the button, then down on it."""
+        x, y = self.plan["button"]
+        top = TABLE_TOP_M + parts_button.TOP_M
+        return [
+            *self.rise((x, y)),
+            Waypoint((x, y, top + 0.05), gripper=OPEN, tol_m=0.03, speed=0.5, stage=PRESS),
+            Waypoint((x, y, top - 0.010), tol_m=0.006, dwell_ticks=20, speed=0.35, stage=PRESS),
+        ]
+
+    def rise(self, xy: Sequence[float], stage: int = LEAVE) -> list[Waypoint]:
+        """Returns a waypoint straight up if the hand is low and has to go elsewhere."""
+        here = self.scene.eef_pos()
+        if here[2] > SAFE_Z_M - 0.04 or np.hypot(*(here[:2] - xy)) < 0.03:
+            return []
+        up = (float(here[0]), float(here[1]), SAFE_Z_M)
+        return [Waypoint(up, gripper=OPEN, tol_m=0.03, keyframe=False, stage=stage)]
+
+
+class BlockTask(ButtonTask):
+    """Base of the two tasks that move blocks: picking, releasing, paths that recover."""
+
+    def __init__(self, knobs: Mapping[str, Any]) -> None:
+        super().__init__(knobs)
+        if not 0 < self.knobs.tol_m <= 0.05:
+            raise ConfigError(
+                f"knob tol_m: expected above 0, at most 0.05 m, got {self.knobs.tol_m}"
+            )
+        self._sensor: GraspSensor | None = None
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Names of the block parts, in index order."""
+        raise NotImplementedError
+
+    def start_vars(self) -> dict[str, Any]:
+        """Adds, for each block, whether it was picked up since go and for how long it is free."""
+        n = len(self.block_names)
+        return {
+            **super().start_vars(),
+            "picked": np.zeros(n, bool),
+            "free_ticks": np.zeros(n, np.int64),
+        }
+
+    def grasped(self) -> np.ndarray:
+        """Returns bool [n]: which blocks are between both fingers now."""
+        if self._sensor is None:
+            self._sensor = GraspSensor(self.scene, self.block_names)
+        return self._sensor.grasped()
+
+    def rests_at(self, block: int, xy: Sequence[float]) -> bool:
+        """Returns whether a block lies released within the tolerance of `xy`."""
+        pos = self.scene.pos(self.block_names[block])
+        return bool(
+            np.abs(pos[:2] - xy).max() <= self.knobs.tol_m
+            and pos[2] < TABLE_TOP_M + max(BLOCK_HALF_M) + _LIFTED_M
+            and not self.grasped()[block]
+        )
+
+    def released(self, start_xy: np.ndarray) -> int | None:
+        """Returns the block released for the first time since go, else None; call once a tick.
+
+        A block is picked once both fingers hold it and it was lifted or carried off; it is
+        released after longer than 0.2 s without both fingers on it.
+
+        Args:
+          start_xy: Where each block stood at go, float64 [n, 2].
+        """
+        grasped, picked = self.grasped(), self.vars["picked"]
+        pos = np.array([self.scene.pos(name) for name in self.block_names])
+        lifted = pos[:, 2] > TABLE_TOP_M + BLOCK_HALF_M[2] + _LIFTED_M
+        moved = np.hypot(*(pos[:, :2] - start_xy).T) > _MOVED_M
+        picked |= grasped & (lifted | moved)
+        free = self.vars["free_ticks"]
+        free[:] = np.where(picked & ~grasped, free + 1, 0)
+        return int(free.argmax()) if free.max() >= RELEASE_TICKS else None
+
+    def carry_path(self, block: int, goal_xy: Sequence[float]) -> list[Waypoint]:
+        """From wherever the hand is: fetch a block and put it down at `goal_xy`."""
+        x, y = self.scene.pos(self.block_names[block])[:2]
+        (gx, gy), low, down = goal_xy, GRASP_Z_M + 0.004, {"speed": 0.38}
+        return [
+            *self.rise((x, y)),
+            Waypoint((x, y, SAFE_Z_M), gripper=OPEN, tol_m=0.02, speed=0.5, stage=REACH),
+            Waypoint(
+                (x, y, GRASP_Z_M), gripper=CLOSE, tol_m=0.012, dwell_ticks=5, **down, stage=REACH
+            ),
+            Waypoint((x, y, SAFE_Z_M), tol_m=0.03, stage=CARRY),
+            Waypoint((gx, gy, SAFE_Z_M), tol_m=0.02, stage=CARRY),
+            Waypoint((gx, gy, low), gripper=OPEN, tol_m=0.012, dwell_ticks=6, **down, stage=CARRY),
+            Waypoint((gx, gy, SAFE_Z_M), tol_m=0.04, keyframe=False, stage=LEAVE),
+        ]
+
+    def carry_failed(self, block: int, stage: int, goal_world_m: np.ndarray) -> bool:
+        """Returns whether a path of `carry_path` no longer fits: block pushed away or lost."""
+        pos = self.scene.pos(self.block_names[block])
+        if stage == REACH:
+            return bool(np.abs(pos[:2] - goal_world_m[:2]).max() > _SHIFTED_M)
+        if stage == CARRY:
+            return bool(np.linalg.norm(pos - self.scene.eef_pos()) > _LOST_M)
+        return False
+
+    def carry_progress(self, block: int, goal_xy: Sequence[float]) -> float:
+        """Returns a third for reaching the block, the rest for bringing it to `goal_xy`."""
+        pos = self.scene.pos(self.block_names[block])
+        return nearness(self.scene.eef_pos() - pos) / 3 + nearness(pos[:2] - goal_xy) * 2 / 3
+
+
+def nearness(difference: np.ndarray) -> float:
+    """Returns 1 at zero distance, falling to 0 within about half a metre."""
+    return float(1.0 - np.tanh(4.0 * np.linalg.norm(difference)))
