@@ -82,7 +82,7 @@ def known_good() -> dict[str, str]:
 
 
 def _packages() -> list[Check]:
-    development = {"pytest", "hypothesis", "scipy", "ruff", "mypy", "import-linter"}
+    development = {"pytest", "hypothesis", "scipy", "ruff", "mypy", "import-linter", "diffusers"}
     found, missing, checks = [], {}, []
     for name, good in known_good().items():
         if name in development or name.startswith("pytest"):

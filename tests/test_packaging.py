@@ -98,6 +98,7 @@ def test_bounds() -> None:
     """The bounds that keep the simulator working and known holes closed."""
     base = PROJECT["dependencies"]
     extras = PROJECT["optional-dependencies"]
+    assert set(extras) == {"learn", "sim", "vlm", "export", "serve", "all", "dev"}
     assert {line.split(">")[0] for line in base} == {"numpy", "msgpack"}
     assert "torch>=2.10" in extras["learn"]
     assert "hydra-core>=1.3.7,<1.4" in extras["learn"]
@@ -105,6 +106,16 @@ def test_bounds() -> None:
     everything = " ".join(line for lines in extras.values() for line in lines)
     for forbidden in ("torchvision", "timm", "lerobot"):
         assert forbidden not in everything
+
+
+def test_a_missing_package_is_sent_to_an_extra_that_brings_it() -> None:
+    from embodied.extras import EXTRA_OF
+
+    names = {"hydra": "hydra-core", "yaml": "pyyaml", "PIL": "pillow"}
+    extras = PROJECT["optional-dependencies"]
+    for module, extra in EXTRA_OF.items():
+        name = names.get(module, module)
+        assert any(line.startswith(name) for line in extras[extra]), (module, extra)
 
 
 def test_known_good_versions_satisfy_the_bounds() -> None:
