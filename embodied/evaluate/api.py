@@ -66,7 +66,8 @@ class EvaluateConfig:
       videos: Episodes of each row that are filmed.
       device: ``"cpu"`` or ``"cuda"``.
       threads: CPU threads of the policy.
-      out: Directory to make; by default below the run.
+      out: Directory to make; by default in ``eval/`` of the run (of the working directory for
+        a checkpoint outside a run).
       progress: Whether to show progress bars.
     """
 
@@ -214,6 +215,8 @@ def run_episodes(
     vector: Any,
     intervene: str,
     seeds: Sequence[int],
+    *,
+    cues: Sequence[int | None] | None = None,
     rows: Sequence[int] | None = None,
     recorder: video.VideoRecorder | None = None,
 ) -> list[EpisodeResult]:
@@ -222,6 +225,7 @@ def run_episodes(
         loaded.policy,
         vector,
         seeds,
+        cues=cues,
         rows=rows,
         n_cues=setting.n_cues,
         executor=config.executor,
@@ -234,6 +238,19 @@ def run_episodes(
         train_seed=loaded.meta.train.get("seed"),
         progress=config.progress,
     )
+
+
+def replay(
+    loaded: LoadedPolicy,
+    config: EvaluateConfig,
+    setting: Setting,
+    intervene: str,
+    seeds: Sequence[int],
+    **options: Any,
+) -> list[EpisodeResult]:
+    """Makes the environment, runs some episodes as `run_episodes` does, and closes it."""
+    with closing(make_vec(config, setting)) as vector:
+        return run_episodes(config, loaded, setting, vector, intervene, seeds, **options)
 
 
 def _measure(
@@ -354,18 +371,19 @@ def _load_twin(config: EvaluateConfig) -> LoadedPolicy | Path | None:
 
 
 def _directory(config: EvaluateConfig, loaded: LoadedPolicy) -> Path:
-    """Returns the directory to make: `out`, which must be free, or a free name below the run."""
+    """Returns the directory to make: `out`, which must be free, or a free name."""
     if config.out:
         out = Path(config.out)
         if out.exists():
             raise ConfigError(f"{out} already exists; choose another out= or remove it")
         return out
-    run_directory = loaded.path.parent.parent
+    inside_run = loaded.path.parent.name == "checkpoints"
+    parent = loaded.path.parent.parent / "eval" if inside_run else Path("eval")
     name = "-".join([config.level or loaded.meta.level, *config.intervene, str(config.episodes)])
-    out = run_directory / "eval" / name
+    out = parent / name
     number = 2
     while out.exists():
-        out = run_directory / "eval" / f"{name}-{number}"
+        out = parent / f"{name}-{number}"
         number += 1
     return out
 

@@ -70,7 +70,7 @@ def run(
     n_cues: int | None = None,
     executor: ExecutorConfig | None = None,
     intervene: str = NONE,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     capacity: int | None = None,
     recorder: Recorder | None = None,
     task: str = "",
@@ -81,7 +81,7 @@ def run(
     """Runs one episode a seed and returns their rows in the order of `seeds`.
 
     Args:
-      policy: On `device` already; put into evaluation mode for the run.
+      policy: Put into evaluation mode for the run.
       vec_env: A vector env of `sims.make_vec` with autoreset disabled; its number of rows is
         the batch size B.
       seeds: Episode seeds, each once.
@@ -90,7 +90,7 @@ def run(
       n_cues: Number of cue values; needed for swapping.
       executor: How answers become control actions; the default runs the chunk's prefix.
       intervene: ``none``, ``swapped``, ``erased`` or ``frozen``.
-      device: Where the policy runs.
+      device: Where the policy is; by default where its weights are.
       capacity: Memory slots instead of the policy's own number.
       recorder: Receives frames of the episodes it wants.
       task: Name written into the rows.
@@ -179,9 +179,10 @@ class _Loop:
         self.obs: dict[str, np.ndarray] = {}
         self.infos: dict[str, Any] = {}
 
-    def remember(self, device: str | torch.device, capacity: int | None) -> None:
+    def remember(self, device: str | torch.device | None, capacity: int | None) -> None:
         """Allocates the memory of all rows."""
-        self.device = torch.device(device)
+        weight = next(self.policy.parameters(), torch.empty(0))
+        self.device = weight.device if device is None else torch.device(device)
         self.initial = self.policy.initial_state(self.batch, capacity)
         self.state = self.initial
         self.state_bytes = state_nbytes(self.initial) // self.batch

@@ -20,7 +20,6 @@ from embodied.config import from_plain
 from embodied.core.errors import CheckpointError, DataError
 from embodied.evaluate import api, provenance
 from embodied.evaluate.results import EpisodeResult, read_episodes, read_json
-from embodied.evaluate.runner import closing
 from embodied.train.checkpoint import MODEL_FILE, LoadedPolicy, load
 
 ALLOWED_ELSEWHERE = 0.05
@@ -133,16 +132,8 @@ def _compare(
     for task, level, intervene in groups:
         group = [e for e in published if (e.task, e.level, e.intervene) == (task, level, intervene)]
         setting = api.settings(dataclasses.replace(config, task=[task], level=level), loaded)[0]
-        with closing(api.make_vec(config, setting)) as vector:
-            replayed = api.run_episodes(
-                config,
-                loaded,
-                setting,
-                vector,
-                intervene,
-                [e.seed for e in group],
-                rows=[e.row for e in group],
-            )
+        seeds, places = [e.seed for e in group], [e.row for e in group]
+        replayed = api.replay(loaded, config, setting, intervene, seeds, rows=places)
         for old, new in zip(group, replayed, strict=True):
             before, after = old.outcome(), new.outcome()
             differences = {
