@@ -136,3 +136,28 @@ def test_rows_survive_a_file(tmp_path):
     assert read_episodes(path) == results
     assert results[0].task == "fake" and results[0].train_seed == 3
     assert not list(tmp_path.glob(".*tmp"))
+
+
+def test_executors_are_cleared_at_starts_gates_and_holds(monkeypatch):
+    """No chunk reaches over a gate or a hold; between them nothing is cleared."""
+    from embodied.evaluate import executors, runner
+
+    cleared, moved = [], []
+
+    class Spy(executors.ChunkPrefix):
+        def clear(self, rows):
+            cleared.append(bool(rows[0]))
+            super().clear(rows)
+
+        def act(self, observation, rows):
+            moved.append(bool(rows[0]))
+            return super().act(observation, rows)
+
+    monkeypatch.setattr(runner, "build_executor", lambda config, spec, batch: Spy(spec, batch))
+    env = FakeVecEnv(1)
+    row = env.rows[0]
+    (result,) = episodes(env=env, seeds=SEEDS[:1])
+    # One call a control tick: held up to go (the start and both gates among them), then none.
+    assert cleared[: row.go + 1] == [True] * (row.go + 1)
+    assert not any(cleared[row.go + 1 :])
+    assert moved == [False] * row.go + [True] * (result.length - row.go)
