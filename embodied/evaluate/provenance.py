@@ -85,7 +85,8 @@ def shown(path: Path) -> str:
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
-        return str(Path(*path.parts[-3:]))
+        inside_run = path.parent.name == "checkpoints"
+        return str(Path(*path.parts[-3 if inside_run else -1 :]))
 
 
 def privileged(loaded: LoadedPolicy) -> bool:

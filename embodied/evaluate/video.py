@@ -150,7 +150,13 @@ class VideoRecorder:
     def tick(self, index: int, frame: np.ndarray, info: Mapping[str, Any], donor: str) -> None:
         """Takes the frame of one control tick; `donor` says whose memory was swapped in."""
         cue = f"cue: {info['target']}" + (f", memory of: {donor}" if donor else "")
-        self.recordings[index].add(frame, info, cue)
+        recording, commit = self.recordings[index], str(info["commit"])
+        recording.add(frame, info, cue)
+        if donor and commit:  # what counts now is whether the memory was followed
+            followed = commit == donor
+            outcome = f"{commit}: memory {'followed' if followed else 'not followed'}"
+            last = dataclasses.replace(recording.captions[-1], outcome=outcome, success=followed)
+            recording.captions[-1] = last
 
     def finish(self, index: int, result: EpisodeResult) -> None:
         """Marks the episode as over."""

@@ -72,6 +72,7 @@ def test_swap_is_written_into_the_strip():
     )
     captions = recorder.recordings[0].captions
     assert "memory of" in captions[-1].cue and "memory" not in captions[0].cue
+    assert captions[-1].outcome.endswith("memory followed") and captions[-1].success
 
 
 def test_contact_sheet_and_empty_video(recordings, tmp_path):
