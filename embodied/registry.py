@@ -1,7 +1,7 @@
 """The one place that knows the names of policies, memories and tasks.
 
 Built-in names stand in closed tables; what a user installs joins through the Python entry
-points ``embodied.policies`` (a `Policy` class whose ``config_class`` is a dataclass) and
+points ``embodied.policies`` (a `Policy` class whose ``Config`` is a dataclass) and
 ``embodied.tasks`` (a `TaskInfo`). A name from a file or a command line only ever selects a
 row; it is never imported. Everything is imported when first asked for.
 """
@@ -106,8 +106,11 @@ def make_env(
         import gymnasium
 
         neighbour("sims")
-        arguments = {**(config or EnvConfig()).kwargs(), **kwargs}
-        return gymnasium.make(info.env_id, level=level, **arguments)
+        arguments = {**(config or EnvConfig()).kwargs(), "level": level, **kwargs}
+        if task in _builtin_tasks():
+            return gymnasium.make(info.env_id, **arguments)
+        # Installed tasks have no Gymnasium id of ours; their row says everything.
+        return importlib.import_module("sims.gym_env").MemoryBenchEnv(info, **arguments)
 
 
 def make_vec(
@@ -125,12 +128,12 @@ def make_vec(
       ConfigError: For an unknown task, level or knob.
       MissingExtra: If the simulator is not installed.
     """
-    _checked(task, level, config)
+    info = _checked(task, level, config)
     with named_extras():
         sims = neighbour("sims")
         arguments = {**(config or EnvConfig()).kwargs(), **kwargs}
         return sims.make_vec(
-            task,
+            task if task in _builtin_tasks() else info,
             num_envs=num_envs,
             num_workers=num_workers,
             autoreset=autoreset,
@@ -197,7 +200,7 @@ def policy_config_class(name: str) -> type:
     with named_extras():
         if name in POLICIES:
             return _resolve(POLICIES[name].config)
-        return _installed_policy(name).config_class
+        return _installed_policy(name).Config
 
 
 def policy_summary(name: str) -> str:
@@ -212,10 +215,10 @@ def _installed_policy(name: str) -> Any:
     if name not in installed:
         raise unknown_name("policy", name, policy_names())
     cls = installed[name].load()
-    if not dataclasses.is_dataclass(getattr(cls, "config_class", None)):
+    if not dataclasses.is_dataclass(getattr(cls, "Config", None)):
         raise ConfigError(
             f"entry point {name!r} of {POLICY_GROUP} ({installed[name].value}): expected a policy "
-            "class whose attribute config_class is a dataclass; mend the package"
+            "class whose attribute Config is a dataclass; mend the package"
         )
     return cls
 

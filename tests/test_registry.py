@@ -93,7 +93,7 @@ def test_an_installed_task_joins(monkeypatch: pytest.MonkeyPatch) -> None:
         (registry.TASK_GROUP, "other", "json:dumps", "expected a TaskInfo"),
         (registry.TASK_GROUP, "remember_color", "json:dumps", "name of a built-in one"),
         (registry.POLICY_GROUP, "memory_vla", "json:dumps", "name of a built-in one"),
-        (registry.POLICY_GROUP, "other", "json:JSONEncoder", "config_class is a dataclass"),
+        (registry.POLICY_GROUP, "other", "json:JSONEncoder", "Config is a dataclass"),
     ],
 )
 def test_bad_entry_points_are_named(

@@ -1,0 +1,135 @@
+"""The worked examples of the README: a memory, a policy and a task of one file each."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from embodied import registry
+from embodied.core.entities import FEATURES, MAX_ENTITIES
+from embodied.core.specs import ArraySpec, Interface
+from embodied.core.task import EnvConfig
+from examples.own_memory import FirstItemConfig, FirstItemMemory
+from examples.own_policy import SmallConfig, SmallPolicy
+from tests.contracts.memory import STREAMS, MemoryCase, MemoryContract
+from tests.contracts.policy import PolicyCase, PolicyContract
+
+OBSERVATIONS = {
+    "entities": ArraySpec((MAX_ENTITIES, FEATURES), "float32"),
+    "eef_pos_world_m": ArraySpec((3,), "float32"),
+    "gripper_opening": ArraySpec((1,), "float32"),
+}
+
+
+def policy(memory: str) -> SmallPolicy:
+    return SmallPolicy(SmallConfig(memory=memory), Interface(OBSERVATIONS))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [MemoryCase("first_item", lambda detach: FirstItemMemory(STREAMS, FirstItemConfig(detach)))],
+    ids=str,
+)
+class TestOwnMemory(MemoryContract):
+    pass
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        PolicyCase("gru", lambda: policy("gru")),
+        PolicyCase("none", lambda: policy("none"), remembers=False),
+    ],
+    ids=str,
+)
+class TestOwnPolicy(PolicyContract):
+    pass
+
+
+ENTRY_POINTS = """[embodied.tasks]
+remember_side = examples.own_task:INFO
+[embodied.policies]
+small_gru = examples.own_policy:SmallPolicy
+"""
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The examples as an installed distribution offers them."""
+    metadata = tmp_path / "site" / "own-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
+    monkeypatch.syspath_prepend(metadata.parent)
+    registry._entry_points.cache_clear()
+    yield
+    registry._entry_points.cache_clear()
+
+
+@pytest.mark.sim
+@pytest.mark.usefixtures("installed")
+def test_the_task_is_solved_by_its_expert_and_hides_its_cue() -> None:
+    env = registry.make_env("remember_side", "easy", EnvConfig(observation="state"))
+    world = env.unwrapped
+    for seed in range(6):
+        _, info = env.reset(seed=seed)
+        expert, over = world.make_expert(seed), False
+        while not over:
+            _, _, terminated, truncated, info = env.step(expert.act())
+            over = terminated or truncated
+        assert info["success"], (seed, info)
+    at_go = []
+    for cue in range(2):
+        _, info = env.reset(seed=3, options={"cue": cue})
+        while info["phase"] != "execute":
+            observation, _, _, _, info = env.step(np.zeros(7, np.float32))
+        at_go.append(observation)
+    for key, value in at_go[0].items():
+        assert np.array_equal(value, at_go[1][key]), key
+    env.close()
+
+
+@pytest.mark.sim
+@pytest.mark.usefixtures("installed")
+def test_an_installed_task_runs_in_worker_processes() -> None:
+    vector = registry.make_vec(
+        "remember_side", "easy", EnvConfig(observation="state"), num_envs=2, num_workers=1
+    )
+    try:
+        observations, infos = vector.reset(seed=[0, 1])
+        assert observations["entities"].shape[0] == 2
+        assert len(infos["cue"]) == 2
+    finally:
+        vector.close()
+
+
+@pytest.mark.sim
+@pytest.mark.usefixtures("installed")
+def test_the_policy_trains_on_the_task(tmp_path: Path) -> None:
+    from embodied.collect import collect
+    from embodied.train.checkpoint import load
+    from embodied.train.config import Component, TrainConfig
+    from embodied.train.imitation import train
+
+    state = EnvConfig(observation="state")
+    data = tmp_path / "data"
+    collect("remember_side", "easy", state, episodes=4, out=data, num_workers=0, progress=False)
+    config = TrainConfig(
+        ["remember_side"],
+        observation="state",
+        data=[str(data)],
+        policy=Component("small_gru"),
+        memory=Component("gru"),
+        steps=3,
+        batch_episodes=2,
+        log_every=1,
+    )
+    train(config, tmp_path / "run")
+    loaded = load(tmp_path / "run")
+    assert isinstance(loaded.policy, SmallPolicy)
+    assert all(torch.isfinite(t).all() for t in loaded.policy.state_dict().values())
+    shutil.rmtree(tmp_path / "run")
