@@ -69,20 +69,25 @@ class TokenPool(nn.Module):
         super().__init__()
         if queries < 1:
             raise ConfigError(f"pool_queries must be >= 1, got {queries}")
-        self.score = nn.ModuleDict({s: nn.Linear(d, queries) for s, (_, d) in streams.items()})
+        # A stream of one token has nothing to choose among: it is passed on as it is.
+        maps = {s: queries if n > 1 else 1 for s, (n, _) in streams.items()}
+        self.score = nn.ModuleDict(
+            {s: nn.Linear(d, queries) for s, (n, d) in streams.items() if n > 1}
+        )
         self.project = nn.ModuleDict(
-            {s: nn.Linear(queries * d, width) for s, (_, d) in streams.items()}
+            {s: nn.Linear(maps[s] * d, width) for s, (_, d) in streams.items()}
         )
         self.norm = nn.LayerNorm(width)
 
     def forward(self, streams: Streams) -> Tensor:
         """Pools stream name -> [..., N, D] to [..., V]."""
         total = None
-        for name, score in self.score.items():
-            tokens = streams[name]
-            weights = torch.softmax(score(tokens), dim=-2)
-            summary = torch.matmul(weights.transpose(-1, -2), tokens).flatten(-2)
-            part = self.project[name](summary)
+        for name, project in self.project.items():
+            summary = streams[name]
+            if name in self.score:
+                weights = torch.softmax(self.score[name](summary), dim=-2)
+                summary = torch.matmul(weights.transpose(-1, -2), summary)
+            part = project(summary.flatten(-2))
             total = part if total is None else total + part
         pooled: Tensor = self.norm(total)
         return pooled

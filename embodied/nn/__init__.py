@@ -1,0 +1,1 @@
+"""Neural building blocks: vision, language, attention, memory fusion, action heads."""

@@ -15,13 +15,13 @@ C condition width, P perceptual width, H hidden width.
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embodied.core.errors import ConfigError
+from embodied.nn.position import sinusoid
 
 
 @dataclasses.dataclass
@@ -151,15 +151,3 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
         mixed = F.scaled_dot_product_attention(self._split(self.query(x)), key, value)
         return self.out(mixed.transpose(1, 2).flatten(2))
-
-
-def sinusoid(position_B: Tensor, size: int) -> Tensor:
-    """Returns [B, size]: cosines, then sines, at geometric frequencies from 1 to 1/10000."""
-    half = size // 2
-    rates = torch.exp(
-        -math.log(10000.0)
-        / half
-        * torch.arange(half, device=position_B.device, dtype=torch.float32)
-    )
-    angle = position_B[:, None].float() * rates
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)

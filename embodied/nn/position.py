@@ -58,3 +58,18 @@ class TimeEncoding(nn.Module):
         """Encodes seconds [...] as [..., D]."""
         code: Tensor = self.mlp(sinusoid(time_s * self.scale_hz, self.features))
         return code
+
+
+def fourier(position: Tensor, octaves: int) -> Tensor:
+    """Returns sines and cosines of coordinates in -1..1 at doubling frequencies.
+
+    Args:
+      position: [..., P].
+      octaves: Frequencies pi/2, pi, 2 pi, ...; near positions get similar codes.
+
+    Returns:
+      [..., 2 * P * octaves].
+    """
+    rates = torch.pi / 2 * 2.0 ** torch.arange(octaves, device=position.device)
+    angle = (position[..., None] * rates).flatten(-2)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -39,7 +39,7 @@ class ConvTrunk(nn.Module):
         super().__init__()
         if image_size % self.STRIDE:
             raise ConfigError(
-                f"image_size must be a multiple of {self.STRIDE} for the conv trunk, got {image_size}"
+                f"the conv trunk needs an image_size that {self.STRIDE} divides, got {image_size}"
             )
         self.grid = image_size // self.STRIDE
         self.tokens = self.grid**2

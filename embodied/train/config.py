@@ -21,7 +21,7 @@ class OptimConfig:
       ema: Decay of the averaged weights that are evaluated and deployed; 0 turns it off.
     """
 
-    lr: float = 1e-3
+    lr: float = 5e-4
     final_lr_fraction: float = 0.05
     warmup_steps: int = 100
     weight_decay: float = 0.02

@@ -1,0 +1,1 @@
+"""MemoryVLA; see README.md beside this file."""

@@ -31,8 +31,6 @@ class MemoryVLAConfig:
       head: The diffusion action expert.
       goal_loss: Weight of the hindsight goal loss: predict where the hand will be at its
         next event, from the demonstration's own future. Not privileged.
-      cue_loss: Weight of a cue classification loss. Privileged (uses the hidden cue):
-        marked in results, never used for published claims.
     """
 
     trunk: str = "conv"
@@ -50,7 +48,6 @@ class MemoryVLAConfig:
     horizon: int = 8
     head: ActionHeadConfig = dataclasses.field(default_factory=ActionHeadConfig)
     goal_loss: float = 1.0
-    cue_loss: float = 0.0
 
     def __post_init__(self) -> None:
         if self.trunk not in TRUNKS:

@@ -14,6 +14,7 @@ from embodied.core.entities import POSITION
 from embodied.core.errors import SpecMismatch
 from embodied.core.specs import ArraySpec
 from embodied.core.types import Observation
+from embodied.nn.position import fourier
 from embodied.nn.vision import ConvTrunk, grid_positions
 from policies.memory_vla.config import MemoryVLAConfig
 
@@ -36,10 +37,17 @@ class Perception:
 
 
 class ImageTrunk(nn.Module):
-    """One convolutional stem a camera; tokens of all cameras concatenated.
+    """One convolutional stem a camera; each camera is a perceptual stream of its own.
 
-    Positions are (x, y, camera): the camera's index scaled to -1..1 keeps views apart.
+    Positions are (x, y, camera): the camera's index keeps views apart. A faint position
+    code is part of the tokens, so that memory can be asked by place as well as by look; it
+    starts small enough for equal things at different places to stay alike.
+
+    Attributes:
+      streams: Camera name -> number of tokens, in the order of the concatenated tokens.
     """
+
+    OCTAVES = 3
 
     def __init__(self, config: MemoryVLAConfig, observations: dict[str, ArraySpec]) -> None:
         super().__init__()
@@ -51,6 +59,7 @@ class ImageTrunk(nn.Module):
             )
         self.inputs = {key: observations[key] for key in keys}
         self.cameras = nn.ModuleDict()
+        self.streams: dict[str, int] = {}
         positions = []
         for index, key in enumerate(keys):
             height, width, _ = observations[key].shape
@@ -58,10 +67,15 @@ class ImageTrunk(nn.Module):
                 raise SpecMismatch(f"{key}: expected a square image, got {height}x{width}")
             stem = ConvTrunk(height, config.width, tuple(config.channels), config.blocks)
             self.cameras[key] = stem
+            self.streams[key.removesuffix(IMAGE_SUFFIX)] = stem.tokens
             place = torch.full((stem.tokens, 1), index - (len(keys) - 1) / 2)
             positions.append(torch.cat([grid_positions(stem.grid), place], dim=-1))
         self.register_buffer("positions", torch.cat(positions), persistent=False)
-        self.tokens = self.positions.shape[0]
+        code = fourier(self.positions, self.OCTAVES)
+        self.register_buffer("code", code, persistent=False)
+        self.place = nn.Linear(code.shape[-1], config.width, bias=False)
+        # 0.1: about a third of a normalised token's length.
+        nn.init.normal_(self.place.weight, std=0.1)
 
     def set_statistics(self, mean_images: dict[str, Tensor]) -> None:
         """Sets each camera's mean image, float [3, H, W] in 0..1."""
@@ -71,13 +85,17 @@ class ImageTrunk(nn.Module):
     def forward(self, obs: Observation) -> Perception:
         """Encodes uint8 [B, H, W, 3] images."""
         tokens = torch.cat([stem(obs[key]) for key, stem in self.cameras.items()], dim=1)
-        batch = tokens.shape[0]
-        positions = self.positions.expand(batch, -1, -1)
+        tokens = tokens + self.place(self.code)
+        positions = self.positions.expand(tokens.shape[0], -1, -1)
         return Perception(tokens, positions, torch.ones_like(tokens[..., 0], dtype=torch.bool))
 
 
 class EntityTrunk(nn.Module):
-    """Encodes the table of entities of the ``state`` observation, one token an entity."""
+    """Encodes the table of entities of the ``state`` observation, one token an entity.
+
+    Attributes:
+      streams: ``"entities"`` -> number of tokens.
+    """
 
     KEY, MASK = "entities", "entities_mask"
 
@@ -89,7 +107,8 @@ class EntityTrunk(nn.Module):
                 f"{', '.join(sorted(observations))}. Use observation=state or trunk=conv"
             )
         self.inputs = {key: observations[key] for key in (self.KEY, self.MASK)}
-        self.tokens, features = observations[self.KEY].shape
+        tokens, features = observations[self.KEY].shape
+        self.streams = {self.KEY: tokens}
         width = config.width
         self.embed = nn.Sequential(
             nn.Linear(features, 2 * width),

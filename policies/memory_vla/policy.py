@@ -33,7 +33,7 @@ from embodied.nn.readout import TokenReadout
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.model import TRUNKS, Perception
 
-PERCEPTUAL, COGNITIVE = "perceptual", "cognitive"
+COGNITIVE = "cognitive"
 INSTRUCTION = "instruction_u8"
 GOAL_SCALE = 10.0
 """Goals are learnt in decimetres, so that a miss by a cube's width costs about 1."""
@@ -59,7 +59,7 @@ class MemoryVLA(Policy):
                 f"MemoryVLA needs the observations {missing}; offered: {sorted(offered)}"
             )
         self.trunk = TRUNKS[config.trunk](config, offered)
-        tokens, coordinates = self.trunk.tokens, 3
+        coordinates = 3
         self.instruction = ByteInstructionEncoder(width)
         proprio_size = sum(int(np.prod(offered[key].shape)) for key in config.proprio)
         self.proprio_norm = VectorNormalizer(proprio_size)
@@ -67,14 +67,10 @@ class MemoryVLA(Policy):
         self.cognition = TokenReadout(width, width, width, config.readout_queries, coordinates)
         # A full history must hold the longest episode; bounded memories have their own size.
         whole = {"capacity": interface.max_ticks} if config.memory == "full_history" else {}
-        self.memory = build_memory(
-            config.memory,
-            {PERCEPTUAL: (tokens, width), COGNITIVE: (1, width)},
-            {**whole, **config.memory_config},
-        )
-        self.fuse = nn.ModuleDict(
-            {name: GateFusion(width, config.fusion) for name in (PERCEPTUAL, COGNITIVE)}
-        )
+        streams = {name: (tokens, width) for name, tokens in self.trunk.streams.items()}
+        streams[COGNITIVE] = (1, width)
+        self.memory = build_memory(config.memory, streams, {**whole, **config.memory_config})
+        self.fuse = nn.ModuleDict({name: GateFusion(width, config.fusion) for name in streams})
         self.place = nn.Linear(coordinates, width)
         self.readout = TokenReadout(width, width, width, config.readout_queries, coordinates)
         self.goal = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3))
@@ -136,7 +132,7 @@ class MemoryVLA(Policy):
         self, obs: Observation, time_s: Tensor, state: State, reset: Tensor
     ) -> tuple[Working, State]:
         seen, cognitive, instruction = self._perceive(obs)
-        query = {PERCEPTUAL: seen.tokens, COGNITIVE: cognitive}
+        query = self._streams(seen.tokens, cognitive)
         value, pending = self.memory.read(query, time_s, state, reset)
         fused = self._fuse(query, value)
         item = fused if self.config.store == "fused" else query
@@ -159,21 +155,27 @@ class MemoryVLA(Policy):
         cognitive = self.cognition(seen.tokens, seen.positions, context, seen.mask) + context
         return seen, cognitive[:, None], instruction
 
+    def _streams(self, tokens: Tensor, cognitive: Tensor) -> Streams:
+        """Splits concatenated perceptual tokens [..., N, D] into the streams of the memory."""
+        sizes = list(self.trunk.streams.values())
+        parts = tokens.split(sizes, dim=-2)
+        return {**dict(zip(self.trunk.streams, parts, strict=True)), COGNITIVE: cognitive}
+
     def _fuse(self, query: Streams, value: Streams) -> Streams:
         return {name: self.fuse[name](query[name], value[name]) for name in query}
 
     def _decide(self, seen: Perception, fused: Streams, instruction: Tensor) -> dict[str, Tensor]:
         """Reads the fused tokens out into the conditions of the action expert."""
         cognitive = fused[COGNITIVE][:, 0]
-        summary = self.readout(fused[PERCEPTUAL], seen.positions, cognitive, seen.mask)
+        perceptual = torch.cat([fused[name] for name in self.trunk.streams], dim=1)
+        summary = self.readout(perceptual, seen.positions, cognitive, seen.mask)
         goal = self.goal(summary)
-        placed = fused[PERCEPTUAL] + self.place(seen.positions)
+        placed = perceptual + self.place(seen.positions)
         condition = torch.cat([cognitive, summary, instruction, self.place(goal)], dim=-1)
         return {
             "condition": self.condition(condition),
             "perceptual": placed * seen.mask[..., None],
             "goal": goal,
-            "summary": summary,
         }
 
     # ---- learning -------------------------------------------------------------------
@@ -196,7 +198,7 @@ class MemoryVLA(Policy):
             full = tensor.new_zeros(batch * ticks, *tensor.shape[1:])
             return full.index_copy(0, rows, tensor).unflatten(0, (batch, ticks))
 
-        items = {PERCEPTUAL: grid(seen.tokens), COGNITIVE: grid(cognitive)}
+        items = self._streams(grid(seen.tokens), grid(cognitive))
         # Stored fused tokens need every read, as in acting; raw ones let held ticks skip theirs.
         item_of, read_mask = None, segment.act_mask
         if self.config.store == "fused":
