@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from embodied.commands.base import Command, command_line, finish, percent, table
+from typing import Any
+
+from embodied.commands.base import Command, command_line, finish, table
+from embodied.evaluate import report
 from embodied.evaluate.api import RESULTS, EvaluateConfig, run_evaluation
 from embodied.evaluate.results import read_json
+
+COLUMNS = ("task", "memory", "intervention", "success", "95 % interval", "ceiling c*", "commits",
+           "swap followed", "n")  # fmt: skip
 
 
 def run(options: EvaluateConfig) -> None:
@@ -14,25 +20,11 @@ def run(options: EvaluateConfig) -> None:
     finish(out, command_line("embodied", "play", f"policy={options.source}"))
 
 
-def summary(results: dict) -> str:
-    """Returns the rows of ``results.json`` as a table."""
-    header = ("task", "memory", "intervene", "n", "success", "95 % interval", "ceiling",
-              "committed", "followed")  # fmt: skip
-    rows = [
-        (
-            row["task"],
-            row["memory"],
-            row["intervene"],
-            row["n"],
-            percent(row["success"]),
-            f"{percent(row['low'])} .. {percent(row['high'])}",
-            percent(row["ceiling"]),
-            percent(row["commit_rate"]),
-            percent(row["swap_followed"]),
-        )
-        for row in results["rows"]
-    ]
-    return table(header, rows)
+def summary(results: dict[str, Any]) -> str:
+    """Returns the rows of ``results.json`` as a table that fits a terminal."""
+    kept = [report.HEADER.index(name) for name in COLUMNS]
+    rows = [report.cells(row) for row in results["rows"]]
+    return table(COLUMNS, [[row[i] for i in kept] for row in rows])
 
 
 COMMAND = Command(

@@ -37,12 +37,20 @@ def run(options: Options) -> None:
     for name, rows in content.items():
         print(f"{name}:")
         if rows:
-            header = list(rows[0])
-            print(table(header, [[row[key] for key in header] for row in rows]))
+            print(table(list(rows[0]), _once(rows)))
         else:
             print(f"(none{_ABSENT.get(name, '')})")
         print()
     finish(None, "embodied play remember_color level=easy")
+
+
+def _once(rows: list[dict[str, object]]) -> list[list[object]]:
+    """Returns the cells, with a description that repeats left empty."""
+    cells = [list(row.values()) for row in rows]
+    for row, above in zip(rows[:0:-1], rows[-2::-1], strict=True):
+        if row.get("what") == above.get("what"):
+            cells[rows.index(row)][-1] = ""
+    return cells
 
 
 def _tasks() -> list[dict[str, object]]:
