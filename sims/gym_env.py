@@ -13,18 +13,23 @@ import sims
 from embodied.core.errors import ConfigError, SimulatorError, unknown_name
 from embodied.core.specs import ActionSpec, ArraySpec
 from embodied.core.task import TaskInfo
+from sims.memory_bench.action import ACTION_NAMES, ACTION_SIZE, CONTROL_HZ, check_action
 
-ACTION_SIZE = 7
-TICKS_PER_S = 20
 VIDEO_SIZE = 256
 REWARDS = ("sparse", "dense")
 
 
 class MemoryBenchEnv(gymnasium.Env):
-    """One MemoryBench task; see the package's README for the phases and the info dictionary.
+    """One MemoryBench task: phases cue -> gap -> execute, with a snap of the scene between them.
+
+    `info` holds, and observations never do: ``phase`` (cue, gap, execute), ``held`` (the next
+    action will be ignored), ``gate`` (this observation is the first after a snap), ``commit``
+    (what was committed, or ""), ``target`` (what would be right), ``cue``, ``success``,
+    ``failure_kind``, ``instruction``, ``time_s`` (since reset) and ``image_fresh``.
 
     Args:
-      task: Snake-case task name, for example ``"remember_color"``.
+      task: Snake-case task name, for example ``"remember_color"``, or the row of a task that
+        another package installs.
       level: ``"easy"``, ``"medium"``, ``"hard"`` or ``"extreme"``.
       observation: ``"state"``, ``"rgb"`` or ``"rgbd"``.
       cameras: Cameras to draw: front, left_shoulder, right_shoulder, overhead, wrist.
@@ -44,13 +49,13 @@ class MemoryBenchEnv(gymnasium.Env):
 
     metadata = {
         "render_modes": ["rgb_array"],
-        "render_fps": TICKS_PER_S,
-        "control_hz": float(TICKS_PER_S),
+        "render_fps": CONTROL_HZ,
+        "control_hz": float(CONTROL_HZ),
     }
 
     def __init__(
         self,
-        task: str,
+        task: str | TaskInfo,
         level: str = "easy",
         observation: str = "rgb",
         cameras: Sequence[str] = ("front",),
@@ -63,13 +68,13 @@ class MemoryBenchEnv(gymnasium.Env):
         render_mode: str | None = None,
     ) -> None:
         infos = sims.task_infos()
-        if task not in infos:
+        if not isinstance(task, TaskInfo) and task not in infos:
             raise unknown_name("task", task, infos)
         if reward not in REWARDS:
             raise unknown_name("reward", reward, REWARDS)
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
-        self.info: TaskInfo = infos[task]
+        self.info: TaskInfo = task if isinstance(task, TaskInfo) else infos[task]
         self.level, self.reward, self.render_mode = level, reward, render_mode
         self.knobs = self.info.knobs(level, knobs)
         self._render_every_step = bool(render_every_step)
@@ -82,13 +87,14 @@ class MemoryBenchEnv(gymnasium.Env):
         self._viewer = None
 
     def _build(self, observation, cameras, image_size, control, visuals) -> None:
+        # The scene first: it chooses the GL backend before MuJoCo is loaded.
+        from sims.memory_bench import scene
         from sims.memory_bench.control import make_controller
         from sims.memory_bench.observe import Observer
-        from sims.memory_bench.scene import Scene
 
         module, _, class_name = self.info.entry.partition(":")
         self.task = getattr(importlib.import_module(module), class_name)(self.knobs)
-        self.scene = Scene(self.task.parts(), control=control, visuals=visuals)
+        self.scene = scene.Scene(self.task.parts(), control=control, visuals=visuals)
         self.controller = make_controller(self.scene)
         self.task.bind(self.scene, self.controller)
         self.observer = Observer(self.scene, observation, cameras, image_size, self.task.entities())
@@ -145,8 +151,6 @@ class MemoryBenchEnv(gymnasium.Env):
 
     def advance(self, action: np.ndarray) -> bool:
         """Runs one tick without building an observation; returns whether it was a gate."""
-        from sims.memory_bench.control import check_action
-
         action = check_action(action)
         if self._over:
             raise SimulatorError("step() after the episode ended; call reset(seed=...) first")
@@ -238,7 +242,7 @@ class MemoryBenchEnv(gymnasium.Env):
             "success": task.success,
             "failure_kind": task.failure_kind,
             "instruction": task.instruction,
-            "time_s": task.tick / TICKS_PER_S,
+            "time_s": task.tick / CONTROL_HZ,
             "image_fresh": fresh and self.observer.mode != "state",
         }
 
@@ -260,8 +264,6 @@ class MemoryBenchEnv(gymnasium.Env):
     @property
     def action_spec(self) -> ActionSpec:
         """The single control action."""
-        from sims.memory_bench.control import ACTION_NAMES
-
         return ActionSpec("ee_delta_chunk", ACTION_SIZE, 1, names=ACTION_NAMES)
 
     def spec_dict(self) -> dict[str, Any]:
@@ -279,7 +281,7 @@ class MemoryBenchEnv(gymnasium.Env):
             "control": self.scene.control,
             "visuals": self.scene.visuals,
             "reward": self.reward,
-            "control_hz": float(TICKS_PER_S),
+            "control_hz": float(CONTROL_HZ),
             "num_cues": self.task.n_cues,
             "action_size": ACTION_SIZE,
             "horizon": self.horizon,

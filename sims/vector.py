@@ -22,7 +22,9 @@ from gymnasium.vector.utils import batch_space
 from embodied.core import errors
 from embodied.core.errors import ActionError, ConfigError, SimulatorError, unknown_name
 from embodied.core.specs import ArraySpec
-from sims.gym_env import ACTION_SIZE, TICKS_PER_S, observation_space
+from embodied.core.task import TaskInfo
+from sims.gym_env import observation_space
+from sims.memory_bench.action import ACTION_SIZE, CONTROL_HZ
 from sims.worker import DISABLED, SAME_STEP, Rows, array_layout, views
 
 _MODES = {DISABLED: AutoresetMode.DISABLED, SAME_STEP: AutoresetMode.SAME_STEP}
@@ -33,7 +35,8 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
     """`num_envs` environments of one task; results do not depend on `num_workers`.
 
     Args:
-      task: Task name, for example ``"remember_color"``.
+      task: Task name, for example ``"remember_color"``, or the row of a task that another
+        package installs (its functions at module level, so that workers get it).
       num_envs: Rows n.
       num_workers: Worker processes; 0 steps all rows in this process, one after the other.
       autoreset: ``"disabled"``: a finished row ignores steps until it is reset;
@@ -55,7 +58,7 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
 
     def __init__(
         self,
-        task: str,
+        task: str | TaskInfo,
         num_envs: int,
         num_workers: int = 0,
         *,
@@ -106,8 +109,8 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
         self.render_mode = "rgb_array"
         self.metadata = {
             "autoreset_mode": _MODES[self.autoreset],
-            "render_fps": TICKS_PER_S,
-            "control_hz": float(TICKS_PER_S),
+            "render_fps": CONTROL_HZ,
+            "control_hz": float(CONTROL_HZ),
             "render_modes": ["rgb_array"],
         }
 

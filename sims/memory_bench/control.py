@@ -11,15 +11,10 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from embodied.core.errors import ActionError
 from sims.memory_bench import robot
+from sims.memory_bench.action import CONTROL_HZ, POS_PER_UNIT_M, ROT_PER_UNIT_RAD
 from sims.memory_bench.parts import TABLE_TOP_M
-from sims.memory_bench.scene import CONTROL_HZ, TIMESTEP_S, Scene
-
-ACTION_SIZE = 7
-POS_PER_UNIT_M = 0.05
-ROT_PER_UNIT_RAD = 0.5
-ACTION_NAMES = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
+from sims.memory_bench.scene import TIMESTEP_S, Scene
 
 _GRIP_RATE = 0.25  # of full travel a tick: 0.2 s from open to closed, as fast as robosuite's
 _DAMPING = 0.03
@@ -30,30 +25,6 @@ _MAX_LEAD_RAD = 0.5
 # The commanded grip point stays here: fingertips (1 cm below it) never press into the table.
 _WORKSPACE_LOW = np.array([-0.30, -0.42, TABLE_TOP_M + 0.012])
 _WORKSPACE_HIGH = np.array([0.32, 0.42, TABLE_TOP_M + 0.45])
-
-
-def check_action(action: np.ndarray) -> np.ndarray:
-    """Returns `action` as float64 [7] clipped to [-1, 1].
-
-    Raises:
-      ActionError: For a wrong shape, NaN, or an element beyond [-1, 1] by more than 1e-6.
-    """
-    action = np.asarray(action, np.float64)
-    if action.shape != (ACTION_SIZE,):
-        raise ActionError(
-            f"action: expected shape ({ACTION_SIZE},) = {', '.join(ACTION_NAMES)}, "
-            f"got {action.shape}"
-        )
-    worst = np.abs(action).max()
-    if not worst <= 1.0 + 1e-6:  # also catches NaN
-        if not np.isfinite(action).all():
-            raise ActionError(f"action: expected finite numbers, got {action.tolist()}")
-        name = ACTION_NAMES[int(np.abs(action).argmax())]
-        raise ActionError(
-            f"action: expected every element in [-1, 1], got {name}={worst:g} in size; "
-            "clip or rescale it before step()"
-        )
-    return np.clip(action, -1.0, 1.0)
 
 
 class FastController:

@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 
 from embodied.core.rng import derive
-from sims.memory_bench.control import ACTION_SIZE, POS_PER_UNIT_M, ROT_PER_UNIT_RAD
+from sims.memory_bench.action import ACTION_SIZE, POS_PER_UNIT_M, ROT_PER_UNIT_RAD
 from sims.memory_bench.task import OPEN, Waypoint
 
 if TYPE_CHECKING:

@@ -62,6 +62,9 @@ def choose_backend() -> str:
     Raises:
       SimulatorError: If ``MUJOCO_GL`` names a backend that needs a display.
     """
+    # Mesa's software driver: threads cost more than they bring on pictures this small, and
+    # workers share the cores. Pictures are the same bit for bit.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     wanted = os.environ.get("MUJOCO_GL", "").strip().lower()
     if wanted in ("egl", "osmesa"):
         return wanted

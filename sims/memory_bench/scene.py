@@ -34,6 +34,7 @@ except ImportError as error:  # pragma: no cover - depends on the installation
     raise MissingExtra(error.name or "robosuite", "sim") from error
 
 from sims.memory_bench import robot  # noqa: E402
+from sims.memory_bench.action import CONTROL_HZ  # noqa: E402
 from sims.memory_bench.parts import (  # noqa: E402
     PARK_POS_M,
     TABLE_HALF_M,
@@ -43,8 +44,6 @@ from sims.memory_bench.parts import (  # noqa: E402
 
 CONTROLS = ("fast", "osc")
 VISUALS = ("lite", "full")
-CONTROL_HZ = 20.0
-TICK_S = 0.05
 TIMESTEP_S = {"fast": 0.005, "osc": 0.002}
 
 

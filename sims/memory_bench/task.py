@@ -23,6 +23,7 @@ import numpy as np
 from embodied.core.errors import ConfigError
 from embodied.core.rng import derive
 from embodied.core.task import CUE, EXECUTE, FAILURE_KINDS, GAP, PHASES, TaskInfo
+from sims.memory_bench.action import CONTROL_HZ
 from sims.memory_bench.entities import encode_instruction
 from sims.memory_bench.robot import HOME_QPOS_RAD
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from sims.memory_bench.parts import Part
     from sims.memory_bench.scene import Scene
 
-TICKS_PER_S = 20
+TICKS_PER_S = CONTROL_HZ
 
 # Lamp colours before lighting: greys, black and pastels, none near a colour of parts.PALETTE.
 LAMP_CUE = (0.66, 0.66, 0.66)

@@ -197,7 +197,9 @@ def test_state_has_the_same_layout_at_every_tick(make_env):
 
 @pytest.mark.sim
 def test_foreign_state_is_refused(make_env):
-    saved = make_env(level="easy").save_state()
+    env = make_env(level="easy")
+    env.reset(seed=0)
+    saved = env.save_state()
     with pytest.raises(ConfigError, match="simulator state"):
         make_env(level="hard").restore_state(saved)
 
