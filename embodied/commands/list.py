@@ -45,11 +45,12 @@ def run(options: Options) -> None:
 
 
 def _once(rows: list[dict[str, object]]) -> list[list[object]]:
-    """Returns the cells, with a description that repeats left empty."""
-    cells = [list(row.values()) for row in rows]
-    for row, above in zip(rows[:0:-1], rows[-2::-1], strict=True):
-        if row.get("what") == above.get("what"):
-            cells[rows.index(row)][-1] = ""
+    """Returns the cells, with a description that repeats the one above left empty."""
+    cells, above = [], None
+    for row in rows:
+        repeats = row.get("what") == above
+        cells.append(["" if key == "what" and repeats else row[key] for key in row])
+        above = row.get("what")
     return cells
 
 
