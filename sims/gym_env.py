@@ -303,7 +303,12 @@ class MemoryBenchEnv(gymnasium.Env):
         """Returns scene, controller and task as arrays; `restore_state` puts them back exactly.
 
         Names that start with ``hidden_`` are the only ones that may depend on the cue at go.
+
+        Raises:
+          SimulatorError: If no episode was started.
         """
+        if self._episode_seed is None:
+            raise SimulatorError("there is no episode to save; call reset(seed=...) first")
         return {**self.scene.save(), **self.controller.save(), **self.task.save()}
 
     def restore_state(self, state: Mapping[str, np.ndarray]) -> None:
