@@ -142,6 +142,13 @@ def make_vec(
         )
 
 
+def certifier() -> Any:
+    """Returns the module that certifies tasks; imports the simulator when it is used."""
+    neighbour("sims")
+    with named_extras():
+        return importlib.import_module("sims.memory_bench.certify")
+
+
 def certificate(task: str) -> dict[str, Any] | None:
     """Returns a built-in task's stored certificate, or None if it has none."""
     if task not in _builtin_tasks():
