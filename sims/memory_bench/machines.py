@@ -6,9 +6,10 @@ They leave out geometry and motion and keep what decides whether memory is neede
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -129,15 +130,36 @@ def rearrange_block(candidates: int, pre_moves: int) -> Machine:
     )
 
 
+def with_visible_cue(machine: Machine, cue_of: Callable[[StateId], int]) -> Machine:
+    """Returns the reactive twin: the same machine with the cue in sight all the time."""
+    return dataclasses.replace(
+        machine,
+        name=f"{machine.name} with a visible cue",
+        observe=lambda state: (machine.observe(state), cue_of(state)),
+        actions=lambda seen: machine.actions(seen[0]),
+    )
+
+
 def machine_of(task: str, knobs: Mapping[str, Any]) -> Machine:
-    """Returns the abstract machine of a task at the given knobs."""
+    """Returns the abstract machine of a task at the given knobs.
+
+    Raises:
+      KeyError: For a task that has none.
+    """
     k = int(knobs["K"])
     if task == "remember_color":
-        return cue_then_choice(task, k, ("show",), held=True)
-    if task == "put_block_back":
-        return cue_then_choice(task, k, ("carry", "press"), held=False)
-    if task == "reopen_drawer":
-        return cue_then_choice(task, k, ("close", "press"), held=False)
-    if task == "rearrange_block":
-        return rearrange_block(k, int(knobs["pre_moves"]))
-    raise KeyError(f"no abstract machine for {task!r}")
+        machine = cue_then_choice(task, k, ("show",), held=True)
+    elif task == "put_block_back":
+        machine = cue_then_choice(task, k, ("carry", "press"), held=False)
+    elif task == "reopen_drawer":
+        machine = cue_then_choice(task, k, ("close", "press"), held=False)
+    elif task == "rearrange_block":
+        moves = int(knobs["pre_moves"])
+        machine, histories = rearrange_block(k, moves), rearrange_sequences(k, moves)
+        if knobs.get("visible_cue"):
+            return with_visible_cue(machine, lambda state: histories[state[0]][0])
+    else:
+        raise KeyError(f"no abstract machine for {task!r}")
+    return (
+        with_visible_cue(machine, lambda state: state[0]) if knobs.get("visible_cue") else machine
+    )

@@ -45,6 +45,7 @@ RELEASE_TICKS = 5
 REACH, CARRY, LEAVE, PRESS, NEXT = 1, 2, 3, 4, 5
 """Stages of the expert's waypoints; see :meth:`Task.replan`."""
 
+_HELD_OPENING = 0.3  # a block holds the fingers at least half open
 _LIFTED_M, _MOVED_M, _LOST_M, _SHIFTED_M = 0.012, 0.04, 0.05, 0.012
 _RING_M = np.array([(0.0, 0.165), (0.145, 0.0), (0.0, -0.165), (-0.165, 0.0)])
 _RING_JITTER_M = 0.02
@@ -81,10 +82,13 @@ class GraspSensor:
         ]
 
     def grasped(self) -> np.ndarray:
-        """Returns bool [n]: both fingers touched the part at the tick's last step."""
+        """Returns bool [n]: both fingers touched the part at the tick's last step.
+
+        Closed fingers that push a part with both tips don't hold it.
+        """
         d, m = self._scene.d, self._scene.m
         result = np.zeros(len(self._names), bool)
-        if not d.ncon:
+        if not d.ncon or self._scene.gripper_opening() < _HELD_OPENING:
             return result
         pairs = d.contact.geom
         both = np.ones_like(result)

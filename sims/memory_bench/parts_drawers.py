@@ -26,7 +26,7 @@ ROW_STEP_M = 0.13
 BAR_HEIGHT_M = 0.085
 """Height of a handle's bar above the foot of its row."""
 
-_BAR_FORWARD_M, _BAR_RADIUS_M, _BAR_HALF_M = 0.02, 0.009, 0.036
+_BAR_FORWARD_M, _BAR_RADIUS_M, _BAR_HALF_M = 0.02, 0.009, 0.031
 _WIDTH_HALF_M, _FRONT_HALF_M, _DEPTH_M, _WALL_M = 0.054, 0.029, 0.235, 0.004
 _FOOT_M = 0.004
 

@@ -47,7 +47,7 @@ def test_the_ceiling_policy_reaches_its_value(task, knobs):
 
 def test_randomising_reaches_the_same_and_no_more():
     machine = cue_then_choice("t", 4, ("carry", "press"), held=False)
-    share = {k: 0.25 for k in range(4)}
+    share = dict.fromkeys(range(4), 0.25)
     assert evaluate(machine, {("go", None): share}) == pytest.approx(0.25)
 
 

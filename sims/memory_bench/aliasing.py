@@ -1,0 +1,242 @@
+"""Certificates 1 and 8: at a gate no bit of any observation or state still tells the cue.
+
+Full rollouts of every cue are compared at the end of the cue phase and at go: pictures, depth,
+proprioception, instruction and entities, and below them MuJoCo's whole integration state, the
+controller and the task's variables. Only names that start with ``hidden_`` may differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embodied.core.rng import derive
+from embodied.core.task import EXECUTE, GAP
+
+if TYPE_CHECKING:
+    from sims.gym_env import MemoryBenchEnv
+
+BEHAVIOURS = ("expert", "noisy", "extreme")
+"""What is done before go: clean expert; strong noise; corner actions first, then the expert."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many are done, how many there are."""
+
+_CORNER_TICKS, _CORNER_HOLD, _TRIES = 30, 5, 4
+_HIDDEN = "hidden_"
+
+
+def compare(
+    env: MemoryBenchEnv, seeds: Sequence[int], progress: Progress | None = None
+) -> dict[str, Any]:
+    """Compares full rollouts of every cue at both gates; see the module's text.
+
+    Args:
+      env: An unwrapped environment with pictures; every camera in it is compared.
+      seeds: Episode seeds; within a seed everything must be equal.
+      progress: See :data:`Progress`.
+
+    Returns:
+      ``holds``, counts of rollouts, completed ones and compared pairs for each behaviour, the
+      compared ``observations`` and ``state`` names, the declared ``hidden`` ones, and
+      ``differences``: the first few names that differ, with seed, cue and behaviour.
+    """
+    observe = AllModes(env)
+    cues = range(env.task.n_cues)
+    counts = {b: {"rollouts": 0, "completed": 0, "succeeded": 0, "pairs": 0} for b in BEHAVIOURS}
+    differences, goals_differ = [], True
+    names: dict[str, list[str]] = {"observations": [], "state": [], "hidden": []}
+    done, total = 0, len(seeds) * len(BEHAVIOURS) * len(cues)
+    for seed in seeds:
+        reference = None
+        targets = set()
+        for behaviour in BEHAVIOURS:
+            completed = 0
+            for cue in cues:
+                rollout = _complete(env, observe, seed, cue, behaviour)
+                count = counts[behaviour]
+                count["rollouts"] += 1
+                done += 1
+                if progress:
+                    progress("aliasing", done, total)
+                if rollout is None:
+                    continue
+                completed += 1
+                count["succeeded"] += rollout.success
+                targets.add(rollout.target)
+                reference = reference or rollout
+                differences += [
+                    {"seed": seed, "cue": cue, "behaviour": behaviour, "name": name}
+                    for name in rollout.differences(reference)
+                ]
+                names = rollout.names()
+            counts[behaviour]["completed"] += completed
+            counts[behaviour]["pairs"] += completed * (completed - 1) // 2
+        goals_differ &= len(targets) == len(cues)
+    complete = all(
+        counts["expert"][k] == len(seeds) * len(cues) for k in ("completed", "succeeded")
+    )
+    compared = all(count["pairs"] for count in counts.values())
+    return {
+        "holds": not differences and goals_differ and complete and compared,
+        "seeds": list(seeds),
+        "cues": len(cues),
+        "behaviours": counts,
+        "every_cue_needs_another_choice": goals_differ,
+        **names,
+        "differences": differences[:20],
+    }
+
+
+def corrupt_before_gates(env: MemoryBenchEnv, seeds: Sequence[int]) -> dict[str, Any]:
+    """Corrupts everything just before each gate and checks that the snap undoes it.
+
+    Returns:
+      ``holds``, the number of ``corruptions`` and the names that survived (``leaks``).
+    """
+    observe = AllModes(env)
+    leaks: set[str] = set()
+    corruptions = 0
+    for seed in seeds:
+        rollout = _complete(env, observe, seed, 0, "expert")
+        if rollout is None:
+            continue
+        for attempt, cue in itertools.product(range(2), range(min(2, env.task.n_cues))):
+            env.reset(seed=seed, options={"cue": cue})
+            rng = derive(seed, "corrupt", attempt, cue)
+            for phase, snapshot in ((GAP, rollout.gap), (EXECUTE, rollout.go)):
+                _corrupt(env, rng)
+                env.task._snap(phase)
+                corruptions += 1
+                leaks |= set(observe.snapshot().differences(snapshot))
+    return {
+        "holds": corruptions > 0 and not leaks,
+        "corruptions": corruptions,
+        "leaks": sorted(leaks),
+    }
+
+
+def _corrupt(env: MemoryBenchEnv, rng: np.random.Generator) -> None:
+    """Writes noise into every piece of simulator, scene and controller state there is."""
+    m, d = env.scene.m, env.scene.d
+    for name in (
+        "qpos", "qvel", "act", "ctrl", "qacc_warmstart", "qfrc_applied", "xfrc_applied",
+        "mocap_pos", "mocap_quat", "userdata",
+    ):  # fmt: skip
+        field = getattr(d, name)
+        field += rng.normal(0.0, 0.1, field.shape)
+    d.time += rng.uniform(0.1, 9.0)
+    m.geom_rgba[:, :3] = rng.uniform(0, 1, (m.ngeom, 3))
+    m.body_gravcomp[:] = rng.uniform(0, 1, m.nbody)
+    for name in env.scene.present:
+        env.scene.present[name] = bool(rng.integers(2))
+    command = env.controller.save()
+    env.controller.restore({k: v + rng.normal(0, 0.1, v.shape) for k, v in command.items()})
+
+
+@dataclasses.dataclass
+class _Snapshot:
+    """Everything at one gate: what a policy sees in any mode, and what it doesn't."""
+
+    observation: dict[str, np.ndarray]
+    state: dict[str, np.ndarray]
+
+    def differences(self, other: _Snapshot) -> Iterator[str]:
+        for mine, theirs in ((self.observation, other.observation), (self.state, other.state)):
+            for name in sorted(mine.keys() | theirs.keys()):
+                hidden = mine is self.state and name.startswith(_HIDDEN)
+                if not hidden and not _equal(mine.get(name), theirs.get(name)):
+                    yield name
+
+
+@dataclasses.dataclass
+class _Rollout:
+    gap: _Snapshot
+    go: _Snapshot
+    target: str
+    success: bool
+
+    def differences(self, other: _Rollout) -> list[str]:
+        at_gap = [f"gap: {name}" for name in self.gap.differences(other.gap)]
+        return at_gap + [f"go: {name}" for name in self.go.differences(other.go)]
+
+    def names(self) -> dict[str, list[str]]:
+        state = sorted(self.go.state)
+        return {
+            "observations": sorted(self.go.observation),
+            "state": [name for name in state if not name.startswith(_HIDDEN)],
+            "hidden": [name for name in state if name.startswith(_HIDDEN)],
+        }
+
+
+class AllModes:
+    """Observes one environment in every mode at once."""
+
+    def __init__(self, env: MemoryBenchEnv) -> None:
+        from sims.memory_bench.observe import Observer
+
+        self._env = env
+        self._entities = Observer(
+            env.scene, "state", (), env.observer.image_size, env.task.entities()
+        )
+
+    def observation(self) -> dict[str, np.ndarray]:
+        """Returns pictures, depth, proprioception, instruction and entities."""
+        rows = {key: spec.zeros() for key, spec in self._entities.specs.items()}
+        self._entities.fill(rows, self._env.task, False)
+        return {**rows, **self._env.observe(draw=True)}
+
+    def snapshot(self) -> _Snapshot:
+        return _Snapshot(self.observation(), self._env.save_state())
+
+
+def _equal(left: np.ndarray | None, right: np.ndarray | None) -> bool:
+    """Bit equality: dtype, shape and every byte (so -0.0 differs from 0.0)."""
+    if left is None or right is None:
+        return False
+    same = left.dtype == right.dtype and left.shape == right.shape
+    return same and left.tobytes() == right.tobytes()
+
+
+def _complete(
+    env: MemoryBenchEnv, observe: AllModes, seed: int, cue: int, behaviour: str
+) -> _Rollout | None:
+    """Returns a full rollout that got to go, or None if several tries spoilt the cue phase."""
+    for attempt in range(_TRIES if behaviour != "expert" else 1):
+        rollout = _rollout(env, observe, seed, cue, behaviour, attempt)
+        if rollout is not None:
+            return rollout
+    return None
+
+
+def _rollout(
+    env: MemoryBenchEnv, observe: AllModes, seed: int, cue: int, behaviour: str, attempt: int
+) -> _Rollout | None:
+    env.reset(seed=seed, options={"cue": cue})
+    task = env.task
+    # The noise differs between cues, so that the histories have nothing in common.
+    rng = derive(seed, "certify", behaviour, cue, attempt)
+    noise = 1.5 if behaviour == "noisy" else 0.0
+    expert = env.make_expert(seed=int(rng.integers(2**31)), noise=noise)
+    corner, snapshots = np.zeros(7), []
+    for tick in itertools.count():
+        if task.decided:
+            break
+        action = expert.act()
+        if task.phase != EXECUTE:
+            if behaviour == "extreme" and (tick < _CORNER_TICKS or task.held):
+                if tick % _CORNER_HOLD == 0:
+                    corner = rng.choice((-1.0, 1.0), 7)
+                    corner[3:6] *= 0.2  # a hand turned away for good couldn't finish
+                action = corner
+            else:
+                action = expert.perturb(action)
+        if env.advance(action):
+            snapshots.append(observe.snapshot())
+    if len(snapshots) < 2:
+        return None
+    return _Rollout(*snapshots[:2], target=task.target(), success=task.success)

@@ -1,0 +1,351 @@
+"""Certificates: proofs and measurements that a task needs memory and can be solved with it.
+
+For each level of a task:
+
+1. *Aliasing.* For every pair of cues, full rollouts of the expert (clean, noisy, and after
+   extreme actions) with one seed arrive at go with every observation key bit-equal, in every
+   mode and camera, and with the simulator's whole integration state, the controller and the
+   task's variables bit-equal too, apart from those declared hidden (names with ``hidden_``).
+   Part of 8: the same after everything was corrupted just before each gate.
+2. *Ceiling.* The best success without memory, by exact dynamic programming on the abstract
+   machine; beside it, what a policy could reach that reads a clock running since the reset.
+5. *Privileged ceiling.* The expert's success, which separates execution from memory.
+9. *Reactive twin.* With the cue left in sight the observations at go tell the cues apart, the
+   ceiling is 1 and the expert does as well.
+
+Rollouts for 5 and 9 leave out the gap: go makes the same state whatever went before, which
+the aliasing part checks, gap included.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embodied.core.errors import unknown_name
+from embodied.core.rng import EVAL_SEED_START
+from embodied.core.task import CUE, EXECUTE, GAP, TaskInfo
+from sims.memory_bench import aliasing
+from sims.memory_bench.abstract import best_memoryless, search_memoryless, with_clock
+from sims.memory_bench.aliasing import AllModes, Progress
+from sims.memory_bench.machines import machine_of
+
+if TYPE_CHECKING:
+    from sims.gym_env import MemoryBenchEnv
+
+FORMAT_VERSION = 1
+FOLDER = pathlib.Path(__file__).parent / "certificates"
+"""Where the package keeps certificates, one JSON file a task."""
+
+ALIASING_SEED_START = EVAL_SEED_START + 900_000_000
+EXPERT_SEED_START = EVAL_SEED_START + 950_000_000
+"""Seeds far from any that data, validation or evaluation use."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How much to compute.
+
+    Attributes:
+      pair_seeds: Seeds for which every pair of cues is compared.
+      expert_episodes: Episodes of the clean expert, for each control.
+      noisy_episodes: Episodes of the noisy expert, under ``fast`` only.
+      reactive_episodes: Episodes of the expert in the reactive twin.
+      controls: Controllers to measure.
+      image_size: Side of the compared pictures in pixels.
+    """
+
+    pair_seeds: int = 3
+    expert_episodes: int = 200
+    noisy_episodes: int = 200
+    reactive_episodes: int = 50
+    controls: Sequence[str] = ("fast",)
+    image_size: int = 64
+
+
+QUICK = Effort(pair_seeds=1, expert_episodes=10, noisy_episodes=0, reactive_episodes=5)
+"""A minute or so for a level: the exact parts are as exact, the measured ones are coarse."""
+
+
+def certify(
+    task: str, level: str, effort: Effort = QUICK, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Computes the certificates of one level.
+
+    Args:
+      task: Task name, for example ``"put_block_back"``.
+      level: Level name.
+      effort: How much to compute.
+      progress: Called now and then; see :data:`Progress`.
+
+    Returns:
+      JSON-ready data: ``knobs``, ``mjcf_sha256``, ``aliasing``, ``gate``, ``ceiling``,
+      ``expert``, ``reactive`` and ``holds`` (whether every exact part holds). Measured parts
+      are keyed by control.
+
+    Raises:
+      ConfigError: For an unknown task or level.
+    """
+    info = _task_info(task)
+    knobs = info.knobs(level)
+    report = progress or (lambda what, done, total: None)
+    result: dict[str, Any] = {
+        "knobs": knobs,
+        "mjcf_sha256": {},
+        "ceiling": ceiling(info, knobs),
+        "aliasing": {},
+        "gate": {},
+        "expert": {},
+        "reactive": {},
+    }
+    for control in effort.controls:
+        env = _make(task, level, control, "rgbd", effort.image_size)
+        result["mjcf_sha256"][control] = env.mjcf_sha256
+        seeds = [ALIASING_SEED_START + i for i in range(effort.pair_seeds)]
+        result["aliasing"][control] = aliasing.compare(env, seeds, report)
+        result["gate"][control] = aliasing.corrupt_before_gates(env, seeds)
+        env.close()
+        env = _make(task, level, control, "state", effort.image_size)
+        result["expert"][control] = expert_success(env, effort.expert_episodes, 0.0, report)
+        if control == "fast" and effort.noisy_episodes:
+            result["expert"]["fast_noisy"] = expert_success(env, effort.noisy_episodes, 1.0, report)
+        env.close()
+        result["reactive"][control] = reactive(task, level, control, effort, report)
+    result["holds"] = all(
+        (
+            result["ceiling"]["exact"],
+            all(part["holds"] for part in result["aliasing"].values()),
+            all(part["holds"] for part in result["gate"].values()),
+            all(part["holds"] for part in result["reactive"].values()),
+        )
+    )
+    return result
+
+
+def certify_task(
+    task: str,
+    levels: Sequence[str] | None = None,
+    effort: Effort = QUICK,
+    progress: Progress | None = None,
+    known: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Computes the certificates of several levels of a task.
+
+    Args:
+      task: Task name.
+      levels: Level names; all by default.
+      effort: How much to compute.
+      progress: See :data:`Progress`; the level's name is put in front.
+      known: An earlier result whose other levels are kept.
+
+    Returns:
+      JSON-ready data with ``task``, ``env_id``, ``versions`` and ``levels``.
+    """
+    info = _task_info(task)
+    done: dict[str, Any] = dict((known or {}).get("levels", {}))
+    for level in levels or tuple(info.levels):
+        named = progress and (lambda what, i, n, level=level: progress(f"{level}: {what}", i, n))
+        done[level] = certify(task, level, effort, named)
+    return {
+        "format_version": FORMAT_VERSION,
+        "task": task,
+        "env_id": info.env_id,
+        "versions": _versions(),
+        "levels": {level: done[level] for level in info.levels if level in done},
+    }
+
+
+def load(task: str) -> dict[str, Any] | None:
+    """Returns the stored certificates of a task, or None."""
+    path = FOLDER / f"{task}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def save(result: Mapping[str, Any], folder: pathlib.Path | str = FOLDER) -> pathlib.Path:
+    """Writes what `certify_task` returned to ``<folder>/<task>.json``; returns the path."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result['task']}.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+    partial.replace(path)
+    return path
+
+
+# -- certificate 2 --------------------------------------------------------------------------
+
+
+def ceiling(info: TaskInfo, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Computes the exact ceiling, and what a clock since the reset would allow.
+
+    Returns:
+      ``value`` (fraction as text), ``c_star``, ``closed_form`` (the task table's), ``exact``
+      (both agree and the solver proved it), ``states``, ``aliased``, and ``time_aware`` with
+      bounds ``low`` and ``high``: a policy that reads the episode's clock can keep an
+      interactive cue in the time at which it presses. A clock restarted at each gate tells
+      nothing, since the gap's length comes from the seed: there c* stays.
+    """
+    machine = machine_of(info.name, knobs)
+    found = best_memoryless(machine)
+    clocked = search_memoryless(with_clock(machine, 2 * info.cues(knobs)), starts=8)
+    closed = info.ceiling(knobs)
+    return {
+        "value": str(found.value),
+        "c_star": float(found.value),
+        "closed_form": closed,
+        "exact": found.exact and math.isclose(closed, float(found.value), abs_tol=1e-12),
+        "states": found.states,
+        "aliased": found.aliased,
+        "time_aware": {"low": float(clocked.value), "high": float(clocked.upper)},
+    }
+
+
+# -- certificates 5 and 9 -------------------------------------------------------------------
+
+
+def expert_success(
+    env: MemoryBenchEnv, episodes: int, noise: float, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Measures the privileged expert on fresh seeds, each with its own balanced cue.
+
+    Returns:
+      ``episodes``, ``successes``, ``success`` with Wilson's 95 % ``low`` and ``high``,
+      ``failures`` (kind -> count), ``failed_seeds``, ``first_seed``, ``noise``, and the mean
+      lengths ``cue_s`` and ``execute_s``.
+    """
+    failures: dict[str, int] = {}
+    failed, cue_ticks, execute_ticks = [], [], []
+    what = "noisy expert" if noise else "expert"
+    for index in range(episodes):
+        seed = EXPERT_SEED_START + index
+        lengths = _play_without_gap(env, seed, noise)
+        task = env.task
+        if task.success:
+            cue_ticks.append(lengths[0])
+            execute_ticks.append(lengths[1])
+        else:
+            kind = f"{task.failure_kind} in {task.phase}"
+            failures[kind] = failures.get(kind, 0) + 1
+            failed.append(seed)
+        if progress:
+            progress(what, index + 1, episodes)
+    successes = len(cue_ticks)
+    low, high = wilson(successes, episodes)
+    return {
+        "episodes": episodes,
+        "successes": successes,
+        "success": successes / episodes,
+        "low": low,
+        "high": high,
+        "noise": noise,
+        "first_seed": EXPERT_SEED_START,
+        "failures": failures,
+        "failed_seeds": failed,
+        "cue_s": round(float(np.mean(cue_ticks)) / 20, 2) if cue_ticks else None,
+        "execute_s": round(float(np.mean(execute_ticks)) / 20, 2) if execute_ticks else None,
+    }
+
+
+def _play_without_gap(env: MemoryBenchEnv, seed: int, noise: float) -> tuple[int, int]:
+    """Plays the expert's episode but for the gap; returns ticks of cue and execute phase."""
+    env.reset(seed=seed)
+    task, expert = env.task, env.make_expert(seed=seed, noise=noise)
+    ticks = {CUE: 0, EXECUTE: 0}
+    while not task.decided:
+        if task.phase == GAP:
+            task._snap(EXECUTE)
+        ticks[task.phase] += 1
+        env.advance(expert.perturb(expert.act()))
+    return ticks[CUE], ticks[EXECUTE]
+
+
+def reactive(
+    task: str, level: str, control: str, effort: Effort, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Certifies the twin whose cue stays in sight (knob ``visible_cue`` 1).
+
+    Returns:
+      ``holds``; ``telling``: observation keys that differ between all cues at go; ``ceiling``
+      of the abstract machine; the ``expert``'s success.
+    """
+    knobs = {"visible_cue": 1}
+    env = _make(task, level, control, "rgbd", effort.image_size, knobs)
+    observe, telling = AllModes(env), None
+    for seed in range(ALIASING_SEED_START, ALIASING_SEED_START + effort.pair_seeds):
+        seen = []
+        for cue in range(env.task.n_cues):
+            env.reset(seed=seed, options={"cue": cue})
+            env.task._snap(EXECUTE)
+            seen.append(observe.observation())
+        now = {
+            key for key in seen[0] if len({o[key].tobytes() for o in seen}) == len(seen)
+        }  # fmt: skip
+        telling = now if telling is None else telling & now
+    env.close()
+    env = _make(task, level, control, "state", effort.image_size, knobs)
+    episodes = effort.reactive_episodes
+    expert = expert_success(env, episodes, 0.0, progress) if episodes else None
+    env.close()
+    value = best_memoryless(machine_of(task, env.knobs)).value
+    return {
+        "holds": "entities" in (telling or ()) and value == 1 == env.info.ceiling(env.knobs),
+        "telling": sorted(telling or ()),
+        "ceiling": float(value),
+        "expert": expert,
+    }
+
+
+def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Returns Wilson's 95 % interval of a proportion.
+
+    Source: E. B. Wilson, "Probable inference", JASA 22 (1927).
+    """
+    if n == 0:
+        return 0.0, 1.0
+    p, square = successes / n, z * z
+    middle = (p + square / (2 * n)) / (1 + square / n)
+    half = z * math.sqrt(p * (1 - p) / n + square / (4 * n * n)) / (1 + square / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _make(
+    task: str,
+    level: str,
+    control: str,
+    observation: str,
+    image_size: int,
+    knobs: Mapping[str, Any] | None = None,
+) -> MemoryBenchEnv:
+    from sims.gym_env import MemoryBenchEnv
+    from sims.memory_bench.scene import CAMERA_NAMES
+
+    return MemoryBenchEnv(
+        task,
+        level=level,
+        observation=observation,
+        cameras=CAMERA_NAMES,
+        image_size=image_size,
+        control=control,
+        knobs=dict(knobs or {}),
+        render_every_step=False,
+    )
+
+
+def _task_info(task: str) -> TaskInfo:
+    from sims.memory_bench.catalog import TASKS
+
+    if task not in TASKS:
+        raise unknown_name("task", task, TASKS)
+    return TASKS[task]
+
+
+def _versions() -> dict[str, str]:
+    import importlib.metadata as metadata
+
+    return {name: metadata.version(name) for name in ("mujoco", "robosuite", "numpy")}
