@@ -10,10 +10,17 @@ import numpy as np
 
 from embodied.core.rng import derive
 from sims.memory_bench.action import ACTION_SIZE, POS_PER_UNIT_M, ROT_PER_UNIT_RAD
+from sims.memory_bench.parts import TABLE_TOP_M
 from sims.memory_bench.task import OPEN, Waypoint
 
 if TYPE_CHECKING:
     from sims.gym_env import MemoryBenchEnv
+
+DETOUR_RATE = 0.03
+"""Chance a tick, at noise 1, that a hand in free motion is led astray."""
+DETOUR_BOX_M = ((-0.15, -0.30, TABLE_TOP_M + 0.03), (0.25, 0.30, TABLE_TOP_M + 0.20))
+"""Where detours lead. Low ones matter: in clean demonstrations a low hand is always at its
+target, and a policy that learns *that* stops wherever it happens to come down."""
 
 _FIELDS = 10  # pos 3, yaw, gripper, tol, dwell, speed, keyframe, stage
 
@@ -35,7 +42,8 @@ class WaypointExpert:
     Args:
       env: The environment; its scene, task and controller are read.
       seed: Seed of the noise; equal seeds give equal noise.
-      noise: 0 for none; 1 is strong. Scales Gaussian noise each tick and bursts.
+      noise: 0 for none; 1 is strong. Scales Gaussian noise each tick, and how often the
+        hand is pushed or led astray.
 
     Attributes:
       keyframe_label: Whether the tick that `act` last answered for ends a keyframe.
@@ -53,6 +61,8 @@ class WaypointExpert:
         self._phase = ""
         self._burst = np.zeros(ACTION_SIZE)
         self._burst_left = 0
+        self._detour = np.zeros(3)
+        self._detour_left = 0
         self._gripper = OPEN
         self.keyframe_label = False
 
@@ -143,7 +153,23 @@ class WaypointExpert:
         if self._burst_left:
             noisy += self._burst
             self._burst_left -= 1
+        self._stray(noisy)
         return np.clip(noisy, -1, 1).astype(np.float32)
+
+    def _stray(self, noisy: np.ndarray) -> None:
+        """Now and then leads a hand that touches nothing to a random place, in `noisy`."""
+        start = self._rng.random() < DETOUR_RATE * self.noise
+        place, length = self._rng.uniform(*DETOUR_BOX_M), int(self._rng.integers(6, 17))
+        if self._dwelt or self._env.scene.touched_bodies():
+            self._detour_left = 0
+            return
+        if self._detour_left == 0 and start:
+            self._detour[:] = place
+            self._detour_left = length
+        if self._detour_left:
+            move = (self._detour - self._env.controller.reference_pos()) / POS_PER_UNIT_M
+            noisy[:3] = move * min(1.0, 0.4 / max(float(np.linalg.norm(move)), 1e-9))
+            self._detour_left -= 1
 
     def state(self) -> dict[str, Any]:
         """Returns a snapshot for :meth:`restore`, so that the expert can be rolled out ahead."""
@@ -154,6 +180,8 @@ class WaypointExpert:
             "phase": self._phase,
             "burst": self._burst.copy(),
             "burst_left": self._burst_left,
+            "detour": self._detour.copy(),
+            "detour_left": self._detour_left,
             "gripper": self._gripper,
             "rng": self._rng.bit_generator.state,
         }
@@ -165,5 +193,7 @@ class WaypointExpert:
         self._phase = state["phase"]
         self._burst[:] = state["burst"]
         self._burst_left = state["burst_left"]
+        self._detour[:] = state["detour"]
+        self._detour_left = state["detour_left"]
         self._gripper = state["gripper"]
         self._rng.bit_generator.state = state["rng"]
