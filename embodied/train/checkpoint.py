@@ -22,6 +22,7 @@ from torch import Tensor
 from embodied.core.errors import CheckpointError
 from embodied.core.policy import Policy
 from embodied.core.specs import Interface
+from embodied.device import torch_device
 
 FORMAT_VERSION = 1
 POLICY_FILE, MODEL_FILE, TRAIN_STATE = "policy.json", "model.safetensors", "train_state"
@@ -96,23 +97,32 @@ def write_checkpoint(
     parent.mkdir(parents=True, exist_ok=True)
     for stale in parent.glob(".writing-*"):
         shutil.rmtree(stale, ignore_errors=True)
-    temporary = parent / f".writing-{step:08d}"
-    write_policy(temporary, meta, weights)
-    state = temporary / TRAIN_STATE
-    state.mkdir()
-    for stem, tensors in train_tensors.items():
-        save_file(tensors, state / f"{stem}.safetensors")
-    (state / "state.json").write_text(json.dumps({"step": step, **train_info}) + "\n")
-    for file in temporary.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-    final = parent / f"{step:08d}"
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
+    temporary, final = parent / f".writing-{step:08d}", parent / f"{step:08d}"
+    try:
+        write_policy(temporary, meta, weights)
+        state = temporary / TRAIN_STATE
+        state.mkdir()
+        for stem, tensors in train_tensors.items():
+            save_file(tensors, state / f"{stem}.safetensors")
+        (state / "state.json").write_text(json.dumps({"step": step, **train_info}) + "\n")
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+    except (OSError, SafetensorError) as error:  # safetensors has its own class for a full disk
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"cannot write {final}: {error}; earlier checkpoints are intact. Free some space, "
+            f"then carry on with: embodied train --resume out={run}"
+        ) from error
     for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+        # Renamed first: a kill amid the deletion must not leave half a checkpoint by its name.
+        gone = parent / f".writing-{old.name}-old"
+        os.replace(old, gone)
+        shutil.rmtree(gone)
     return final
 
 
@@ -135,6 +145,11 @@ def resolve(path: str | Path) -> Path:
 
         if any(row["id"] == str(path) for row in claims.read_index()):
             return claims.claim_checkpoint(str(path))
+    if (path / "config.yaml").exists():
+        raise CheckpointError(
+            f"{path} is a run without a checkpoint yet; carry it on with: "
+            f"embodied train --resume out={path}"
+        )
     raise CheckpointError(
         f"no checkpoint at {path}: expected {POLICY_FILE} in it, or a run directory with "
         "checkpoints/<step>/. Train one with: embodied train task=remember_color"
@@ -179,10 +194,22 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def check_weights(
-    weights: dict[str, Tensor], expected: dict[str, Tensor], source: str
-) -> list[str]:
-    """Returns one line for each missing, extra, misshapen or non-finite tensor."""
+def refuse_weights(
+    weights: dict[str, Tensor], expected: dict[str, Tensor], source: Path, shown: int = 4
+) -> None:
+    """Raises CheckpointError, naming the tensors, unless the weights are those expected."""
+    problems = check_weights(weights, expected)
+    if problems:
+        more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
+        raise CheckpointError(
+            f"{source} does not hold the network of its {POLICY_FILE}: "
+            f"{'; '.join(problems[:shown])}{more}. It was edited or written by another version: "
+            "use the original files, or train again"
+        )
+
+
+def check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    """Returns a phrase for each missing, extra, misshapen or non-finite tensor."""
     problems = [f"missing {name}" for name in sorted(expected.keys() - weights.keys())]
     problems += [f"unexpected {name}" for name in sorted(weights.keys() - expected.keys())]
     for name in sorted(expected.keys() & weights.keys()):
@@ -191,7 +218,7 @@ def check_weights(
             problems.append(f"{name}: shape {list(found)}, expected {list(want)}")
         elif weights[name].is_floating_point() and not bool(weights[name].isfinite().all()):
             problems.append(f"{name}: holds NaN or infinity")
-    return [f"{source}: {problem}" for problem in problems]
+    return problems
 
 
 def build_policy(meta: PolicyMeta) -> Policy:
@@ -203,7 +230,14 @@ def build_policy(meta: PolicyMeta) -> Policy:
     config = from_plain(
         registry.policy_config_class(meta.policy), meta.config, where="policy.json:config"
     )
-    return cls(config, Interface.from_json(meta.interface))
+    try:
+        interface = Interface.from_json(meta.interface)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{POLICY_FILE}: 'interface' does not describe observations and action ({error!r}); "
+            "it was edited: use the original file, or train again"
+        ) from error
+    return cls(config, interface)
 
 
 def load(path: str | Path, device: str = "cpu") -> LoadedPolicy:
@@ -216,17 +250,16 @@ def load(path: str | Path, device: str = "cpu") -> LoadedPolicy:
     Raises:
       CheckpointError: For anything but a complete, matching checkpoint.
     """
+    where = torch_device(device)
     directory = resolve(path)
     meta = read_meta(directory)
     policy = build_policy(meta)
     expected = policy.state_dict()
     weights = read_weights(directory / MODEL_FILE)
-    problems = check_weights(weights, expected, str(directory / MODEL_FILE))
-    if problems:
-        raise CheckpointError("\n".join(problems[:8]))
+    refuse_weights(weights, expected, directory / MODEL_FILE)
     weights = {k: v.to(expected[k].dtype) for k, v in weights.items()}
     policy.load_state_dict(weights)
-    policy.eval().requires_grad_(False).to(device)
+    policy.eval().requires_grad_(False).to(where)
     return LoadedPolicy(policy, meta, directory)
 
 
@@ -259,8 +292,12 @@ def read_train_state(directory: Path) -> tuple[dict[str, Any], dict[str, dict[st
     state = directory / TRAIN_STATE
     try:
         info = json.loads((state / "state.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{state} cannot be resumed from: {error}") from error
+        int(info["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{state} cannot be resumed from ({error!r}); remove {directory}, so that the run "
+            "carries on from the checkpoint before it, or start anew in another out="
+        ) from error
     return info, {file.stem: read_weights(file) for file in sorted(state.glob("*.safetensors"))}
 
 

@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 from embodied import __version__, registry
 from embodied.config import from_plain, load_yaml, save_yaml, to_plain
-from embodied.core.errors import CheckpointError, ConfigError
+from embodied.core.errors import CheckpointError, ConfigError, SpecMismatch
 from embodied.core.policy import Policy
 from embodied.core.task import EnvConfig
 from embodied.data.segments import SegmentConfig, SegmentDataset
+from embodied.device import torch_device
 from embodied.train import checkpoint
 from embodied.train.config import TrainConfig
 from embodied.train.logger import MetricsLogger
@@ -53,16 +54,17 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
       SpecMismatch, DataError: If data and policy do not fit.
     """
     run = Path(run)
-    _claim_run_directory(run, config, resume)
+    _check_run_directory(run, config, resume)
+    device = torch_device(config.device)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    device = torch.device(config.device)
 
     # Data, policy, optimiser.
     dataset = SegmentDataset(
         config.datasets(),
         SegmentConfig(config.batch_episodes, config.seed, weights=config.data_weights),
     )
+    _check_dataset(config, dataset)
     policy = _build(config, dataset).to(device)
     optimizer = make_optimizer(policy, config.optim)
     noise = torch.Generator(device=device).manual_seed(config.seed)
@@ -72,6 +74,7 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
     start = 0
     ema = Ema(policy, config.optim.ema)
     since_log: dict[str, torch.Tensor] = {}
+    validate = _validator(config, dataset) if config.eval_every else None
     found = checkpoint.checkpoints(run) if resume else []
     if found:
         start, since_log = _restore(found[-1], policy, optimizer, ema, noise, device)
@@ -80,8 +83,9 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
             tqdm.write(f"init: {line}")
         ema = Ema(policy, config.optim.ema)
 
+    # Nothing is written before everything that can be refused was looked at.
+    _make_run_directory(run, config)
     logger = MetricsLogger(run, start)
-    validate = _validator(config, dataset) if config.eval_every else None
     amp = _autocast(config.precision, device)
     final = found[-1] if found else run
     began = time.monotonic()
@@ -133,7 +137,8 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
 # ---- pieces of the loop ----------------------------------------------------------------
 
 
-def _claim_run_directory(run: Path, config: TrainConfig, resume: bool) -> None:
+def _check_run_directory(run: Path, config: TrainConfig, resume: bool) -> None:
+    """Refuses a run that is there already, or, on resuming, one of another configuration."""
     plain = to_plain(config)
     file = run / CONFIG_FILE
     if resume:
@@ -141,19 +146,46 @@ def _claim_run_directory(run: Path, config: TrainConfig, resume: bool) -> None:
             raise CheckpointError(f"{run} has no {CONFIG_FILE}: nothing to resume; drop --resume")
         stored = to_plain(from_plain(TrainConfig, load_yaml(file), source=str(file)))
         differing = [
-            f"  {key}: {stored[key]!r} in the run, {plain[key]!r} asked for"
+            f"{key}: {stored[key]!r} in the run, {plain[key]!r} asked for"
             for key in plain
             if stored[key] != plain[key]
         ]
         if differing:
-            raise ConfigError(f"{run} was started differently:\n" + "\n".join(differing))
+            raise ConfigError(
+                f"{run} was started differently ({'; '.join(differing)}); resume it with the same "
+                f"keys or with none (embodied train --resume out={run}), or choose another out="
+            )
         return
-    if run.exists() and any(run.iterdir()):
-        raise ConfigError(
-            f"{run} already exists; pass --resume to carry on, or choose another directory"
-        )
+    if run.exists() and not run.is_dir():
+        raise ConfigError(f"{run} is a file; choose another directory as out=")
+    # What a kill left of writing the configuration itself is nothing to protect or resume.
+    if run.exists() and any(path.suffix != ".partial" for path in run.iterdir()):
+        what = "already holds a run; pass --resume to carry on, or"
+        if not file.exists():
+            what = f"already exists and is no run (it has no {CONFIG_FILE});"
+        raise ConfigError(f"{run} {what} choose another out=; nothing was written")
+
+
+def _make_run_directory(run: Path, config: TrainConfig) -> None:
     run.mkdir(parents=True, exist_ok=True)
-    save_yaml(file, plain)
+    if not (run / CONFIG_FILE).exists():
+        save_yaml(run / CONFIG_FILE, to_plain(config))
+
+
+def _check_dataset(config: TrainConfig, dataset: SegmentDataset) -> None:
+    """Refuses datasets that are not what the configuration names."""
+    problems = []
+    for store, task in zip(dataset.stores, config.task, strict=True):
+        there = store.manifest.settings
+        held = (there["task"], there["level"], there["env"]["observation"])
+        asked = (task, config.level, config.observation)
+        if held != asked:
+            problems.append(f"{store.path} holds {' '.join(held)}, asked for is {' '.join(asked)}")
+    if problems:
+        raise SpecMismatch(
+            f"data of another task, level or observation: {'; '.join(problems)}. Make task=, "
+            "level= and observation= say what the data is, or choose another data="
+        )
 
 
 def _build(config: TrainConfig, dataset: SegmentDataset) -> Policy:
@@ -163,6 +195,13 @@ def _build(config: TrainConfig, dataset: SegmentDataset) -> Policy:
     policy = registry.policy_class(name)(
         from_plain(schema, options, where="policy.config"), dataset.interface
     )
+    horizon, labelled = policy.spec.action.horizon, dataset.label_horizon
+    if horizon > labelled:
+        raise SpecMismatch(
+            f"the policy answers chunks of {horizon} actions, but the data's label chunks have "
+            f"{labelled}; lower policy.config.horizon to {labelled}, or derive other data with "
+            f"embodied data render ... label_horizon={horizon}"
+        )
     policy.set_statistics(dataset.statistics())
     return policy
 
@@ -227,8 +266,18 @@ def _restore(
     device: torch.device,
 ) -> tuple[int, dict[str, torch.Tensor]]:
     info, tensors = checkpoint.read_train_state(directory)
+    missing = {"weights", "optimizer", "random", "log"} - tensors.keys()
+    if missing:
+        raise CheckpointError(
+            f"{directory / checkpoint.TRAIN_STATE} lacks {', '.join(sorted(missing))}.safetensors; "
+            f"remove {directory}, so that the run carries on from the checkpoint before it"
+        )
+    own = policy.state_dict()
+    place = directory / checkpoint.TRAIN_STATE / "weights.safetensors"
+    checkpoint.refuse_weights(tensors["weights"], own, place)
     policy.load_state_dict({k: v.to(device) for k, v in tensors["weights"].items()})
     averaged = checkpoint.read_weights(directory / checkpoint.MODEL_FILE)
+    checkpoint.refuse_weights(averaged, own, directory / checkpoint.MODEL_FILE)
     ema.weights = {k: v.to(device) for k, v in averaged.items()}
     restore_optimizer(optimizer, tensors["optimizer"])
     noise.set_state(tensors["random"]["noise"])

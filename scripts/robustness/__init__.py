@@ -1,0 +1,1 @@
+"""What the robustness scripts share: commands to interrupt, and how to."""
