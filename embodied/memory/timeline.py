@@ -30,6 +30,9 @@ GROUP_TOKENS = 160
 """Query tokens that attend together on a CPU: few enough that a group skips the entries of
 later ticks, enough that a matrix product stays efficient."""
 
+GATHER_GAIN = 1.25
+"""A group gathers each row's entries where a common slice would be this much longer."""
+
 
 @dataclasses.dataclass
 class History:
@@ -187,34 +190,32 @@ def _read(bank: StreamBank, queries: Tensor, pool: Tensor, past: History, use: T
     B, T, Q, D = queries.shape
     live, times, present = past.live[:, :T], past.time_s[:, :-1], bank.present(pool)
     wanted = use & (live & present.any(dim=-1)[:, None]).any(dim=-1)
-    groups = [(0, T, 0, pool.shape[1])]
+    ticks, asked = torch.arange(T, device=queries.device), queries
+    groups: list[tuple[int, int, slice | Tensor]] = [(0, T, slice(None))]
     if looks_at_data(pool):
         ticks = wanted.any(dim=0).nonzero()[:, 0]
-        read = (live & wanted[..., None]).any(dim=0)
-        entries = _by_birth(read.any(dim=0), past)
         if not len(ticks):
             return queries
+        read = (live & wanted[..., None]).index_select(1, ticks)
+        entries = _by_birth(read.flatten(0, 1).any(dim=0), past)
         pool, times = pool.index_select(1, entries), times.index_select(1, entries)
         live = live.index_select(1, ticks).index_select(2, entries)
         present = present.index_select(1, entries)
-        groups = _groups(read.index_select(0, ticks).index_select(1, entries), Q)
+        groups = _groups(read.index_select(2, entries), Q)
         asked = queries.index_select(1, ticks)
-    else:
-        ticks, asked = torch.arange(T, device=queries.device), queries
 
     code = None if bank.time is None else bank.time(times)
     projected = [block.project(pool, code) for block in bank.layers()]
-    N, values = pool.shape[2], []
-    for start, stop, low, high in groups:
-        value = asked[:, start:stop].reshape(B, -1, D)
+    dtype, values = projected[0][0].dtype, []
+    for start, stop, needed in groups:
         # [B, t, 1, P, N]: what was in the bank at each tick, expanded over the tick's queries.
-        seen = live[:, start:stop, None, low:high, None] & present[:, None, None, low:high]
-        dtype = projected[0][0].dtype
+        held = _pick(live[:, start:stop].transpose(1, 2), needed).transpose(1, 2)
+        seen = held[:, :, None, :, None] & _pick(present, needed)[:, None, None]
         bias = torch.where(seen, 0.0, masked_score(dtype)).to(dtype)
         bias = bias.expand(-1, -1, Q, -1, -1).reshape(B, 1, (stop - start) * Q, -1)
+        value = asked[:, start:stop].reshape(B, -1, D)
         for block, (keys, vals) in zip(bank.layers(), projected, strict=True):
-            span = slice(low * N, high * N)
-            value = block.attend(value, keys[:, :, span], vals[:, :, span], bias)
+            value = block.attend(value, _pick(keys, needed), _pick(vals, needed), bias)
         values.append(value.view(B, stop - start, Q, D))
     found = torch.cat(values, dim=1).to(queries.dtype)
     if len(ticks) < T:
@@ -222,6 +223,16 @@ def _read(bank: StreamBank, queries: Tensor, pool: Tensor, past: History, use: T
         position[ticks] = torch.arange(len(ticks), device=queries.device)
         found = found.index_select(1, position)
     return torch.where(wanted[..., None, None], found, queries)
+
+
+def _pick(pool: Tensor, entries: slice | Tensor) -> Tensor:
+    """Returns entries of [B, P, ...]: a slice for all rows, or int64 [B, W] for each row."""
+    if isinstance(entries, slice):
+        return pool[:, entries]
+    B, P = pool.shape[:2]
+    rows = torch.arange(B, device=pool.device)[:, None] * P
+    flat = pool.reshape(B * P, *pool.shape[2:]).index_select(0, (rows + entries).flatten())
+    return flat.view(*entries.shape, *pool.shape[2:])
 
 
 def _by_birth(needed: Tensor, past: History) -> Tensor:
@@ -240,12 +251,28 @@ def _by_birth(needed: Tensor, past: History) -> Tensor:
     return entries[torch.argsort(birth[entries], stable=True)]
 
 
-def _groups(read: Tensor, tokens: int) -> list[tuple[int, int, int, int]]:
-    """Splits ticks [t, P] into groups: (first tick, end, first entry needed, end)."""
+def _groups(read: Tensor, tokens: int) -> list[tuple[int, int, slice | Tensor]]:
+    """Splits ticks into groups, each with the entries it needs.
+
+    Args:
+      read: bool [B, t, P]; entries read at each tick.
+      tokens: Q.
+
+    Returns:
+      (first tick, end, entries): a slice of the pool or, where rows keep different entries
+      and the slice would hold many dead ones, int64 [B, W] for each row.
+    """
     size = max(1, round(GROUP_TOKENS / tokens))
-    groups = []
-    for start in range(0, read.shape[0], size):
-        stop = min(start + size, read.shape[0])
-        needed = read[start:stop].any(dim=0).nonzero()[:, 0]
-        groups.append((start, stop, int(needed[0]), int(needed[-1]) + 1))
+    groups: list[tuple[int, int, slice | Tensor]] = []
+    for start in range(0, read.shape[1], size):
+        stop = min(start + size, read.shape[1])
+        needed = read[:, start:stop].any(dim=1)
+        anyone = needed.any(dim=0).nonzero()[:, 0]
+        span = slice(int(anyone[0]), int(anyone[-1]) + 1)
+        width = int(needed.sum(dim=1).max())
+        if GATHER_GAIN * width < span.stop - span.start:
+            order = torch.argsort(needed.logical_not().long(), dim=1, stable=True)
+            groups.append((start, stop, order[:, :width]))
+        else:
+            groups.append((start, stop, span))
     return groups

@@ -121,34 +121,39 @@ class RetrievalBlock(nn.Module):
         return self.finish(query, attended), weights.view(B, H, Q, S, N)
 
     def project(self, slots: Tensor, time_code: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Projects stored tokens [B, S, N, D] to keys and values [B, H, S*N, E]."""
-        B, S, N = slots.shape[:3]
+        """Returns keys and values, each [B, S, N, D], of stored tokens [B, S, N, D].
+
+        Args:
+          slots: Stored tokens.
+          time_code: [B, S, D] added before the key projection, or None.
+        """
         keys, values = self.key(slots), self.value(slots)
         if time_code is not None:
             moved = F.linear(time_code.to(slots.dtype), self.key.weight)
             keys = keys + moved.unsqueeze(2)
-
-        def split(x: Tensor) -> Tensor:
-            return x.reshape(B, S * N, self.heads, self.head_width).transpose(1, 2)
-
-        return split(keys), split(values)
+        return keys, values
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """Reads projected tokens.
 
         Args:
           query: [B, Q, D].
-          keys: [B, H, M, E] from `project`.
-          values: [B, H, M, E] from `project`.
-          bias: Added to scores, broadcastable to [B, H, Q, M]; `MASKED` where unreadable.
+          keys: [B, S, N, D] from `project`, or a part of it.
+          values: [B, S, N, D] from `project`.
+          bias: Added to scores, broadcastable to [B, H, Q, S*N]; `masked_score` where
+            unreadable.
 
         Returns:
           [B, Q, D].
         """
         B, Q, D = query.shape
-        q = self.query(query).view(B, Q, self.heads, self.head_width).transpose(1, 2)
+        H, E = self.heads, self.head_width
         attended = F.scaled_dot_product_attention(
-            q, keys, values, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
+            self.query(query).view(B, Q, H, E).transpose(1, 2),
+            keys.reshape(B, -1, H, E).transpose(1, 2),
+            values.reshape(B, -1, H, E).transpose(1, 2),
+            attn_mask=bias,
+            dropout_p=self.dropout if self.training else 0.0,
         )
         return self.finish(query, attended.transpose(1, 2).reshape(B, Q, D))
 

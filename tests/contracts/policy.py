@@ -23,7 +23,7 @@ from embodied.core.policy import Policy, state_nbytes, take_rows
 from embodied.core.rng import NO_NOISE, draw_noise
 from embodied.core.specs import DISCRETE, ArraySpec, PolicySpec
 from embodied.core.types import Action, Observation, Segment, State, Working
-from tests.contracts.memory import assert_close, assert_equal, clone
+from tests.contracts.tools import assert_close, assert_equal, clone
 
 TOLERANCE = 1e-5
 BATCH, TICKS = 3, 6

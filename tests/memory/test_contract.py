@@ -10,7 +10,8 @@ from embodied.memory.adapter import VectorAdapter
 from embodied.memory.base import Memory
 from embodied.memory.composite import CompositeMemory
 from embodied.memory.gru import GRUVector
-from tests.contracts.memory import STREAMS, MemoryCase, MemoryContract
+from tests.contracts.memory import MemoryCase, MemoryContract
+from tests.contracts.tools import STREAMS
 
 
 def poison(state: State) -> State:
