@@ -22,7 +22,10 @@ from embodied.extras import EXTRA_OF, importable
 
 OK, NOTE, WARN, FAIL = "ok", "note", "warn", "FAIL"
 KNOWN_GOOD = Path(__file__).parent / "known_good.txt"
-GL_HINT = "apt-get install -y libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri (or libosmesa6)"
+GL_HINT = (
+    "apt-get install -y libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri libglib2.0-0 "
+    "(libosmesa6 instead of EGL)"
+)
 SUPPORTED_PYTHON = ((3, 11), (3, 12))
 RENDER_TIMEOUT_S = 120
 MIN_ROBOT_FRACTION = 0.02

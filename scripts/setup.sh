@@ -35,6 +35,8 @@ missing_packages() {
     [ -f "$headers/Python.h" ] || echo "python$version-dev"
     has_library libEGL.so.1 || echo libegl1
     has_library libGL.so.1 || echo libgl1
+    # robosuite imports OpenCV, which needs GLib.
+    has_library libgthread-2.0.so.0 || echo libglib2.0-0
     # libegl1 alone is only a dispatcher: without a vendor's driver there is no display.
     compgen -G '/usr/share/glvnd/egl_vendor.d/*.json' >/dev/null || echo libegl-mesa0
     compgen -G '/usr/share/glvnd/egl_vendor.d/*nvidia*.json' >/dev/null ||

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
-from embodied.core.errors import ConfigError, MissingExtra
+from embodied.core.errors import ConfigError, MissingExtra, SimulatorError
 from sims.memory_bench.render import choose_backend
 
 choose_backend()
@@ -30,8 +30,13 @@ try:
     from robosuite.environments.manipulation.manipulation_env import ManipulationEnv
     from robosuite.models.arenas import TableArena
     from robosuite.models.tasks import ManipulationTask
-except ImportError as error:  # pragma: no cover - depends on the installation
+except ModuleNotFoundError as error:  # pragma: no cover - depends on the installation
     raise MissingExtra(error.name or "robosuite", "sim") from error
+except ImportError as error:  # pragma: no cover - depends on the machine
+    raise SimulatorError(
+        f"robosuite does not load: {error}. It needs system libraries; install them with: "
+        "apt-get install -y libglib2.0-0 libgl1"
+    ) from error
 
 from sims.memory_bench import robot  # noqa: E402
 from sims.memory_bench.action import CONTROL_HZ  # noqa: E402
