@@ -13,10 +13,11 @@ from embodied import registry
 from embodied.core.entities import FEATURES, MAX_ENTITIES
 from embodied.core.specs import ArraySpec, Interface
 from embodied.core.task import EnvConfig
-from examples.own_memory import FirstItemConfig, FirstItemMemory
-from examples.own_policy import SmallConfig, SmallPolicy
-from tests.contracts.memory import STREAMS, MemoryCase, MemoryContract
+from tests.contracts.memory import MemoryCase, MemoryContract
 from tests.contracts.policy import PolicyCase, PolicyContract
+from tests.contracts.tools import STREAMS
+from tests.examples.own_memory import FirstItemConfig, FirstItemMemory
+from tests.examples.own_policy import SmallConfig, SmallPolicy
 
 OBSERVATIONS = {
     "entities": ArraySpec((MAX_ENTITIES, FEATURES), "float32"),
@@ -51,9 +52,9 @@ class TestOwnPolicy(PolicyContract):
 
 
 ENTRY_POINTS = """[embodied.tasks]
-remember_side = examples.own_task:INFO
+remember_side = tests.examples.own_task:INFO
 [embodied.policies]
-small_gru = examples.own_policy:SmallPolicy
+small_gru = tests.examples.own_policy:SmallPolicy
 """
 
 
