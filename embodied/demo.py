@@ -301,13 +301,17 @@ def _follow(processes: dict[str, subprocess.Popen[bytes]], out: Path) -> None:
         name: tqdm(desc=f"  {name:<7}", unit="step", position=i, leave=True)
         for i, name in enumerate(processes)
     }
-    running = dict(processes)
+    # A log file gets a line now and then, a terminal a moving bar.
+    pause_s = POLL_S if sys.stderr.isatty() else 15.0
+    running, shown_s = dict(processes), 0.0
     try:
         while running:
             time.sleep(POLL_S)
             ended = [name for name, process in running.items() if process.poll() is not None]
-            for name in running:
-                _show_progress(bars[name], out / name, read_metrics)
+            if ended or time.monotonic() - shown_s >= pause_s:
+                shown_s = time.monotonic()
+                for name in running:
+                    _show_progress(bars[name], out / name, read_metrics)
             for name in ended:
                 if running.pop(name).returncode != 0 or not _finished(out / name):
                     raise EmbodiedError(_failure(name, out / f"{name}.log"))
