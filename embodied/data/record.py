@@ -56,10 +56,7 @@ def env_facts(env: Any) -> dict[str, Any]:
     """
     u = env.unwrapped
     facts = u.spec_dict()
-    observations = {
-        key: ArraySpec(tuple(space.shape), np.dtype(space.dtype).name)
-        for key, space in u.observation_space.spaces.items()
-    }
+    observations = {k: ArraySpec(s.shape, s.dtype) for k, s in u.observation_specs.items()}
     return {
         **{k: facts[k] for k in ("task", "level", "knobs", "control_hz", "num_cues")},
         "action_size": int(u.action_space.shape[0]),

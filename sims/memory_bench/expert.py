@@ -63,6 +63,7 @@ class WaypointExpert:
         self._burst_left = 0
         self._detour = np.zeros(3)
         self._detour_left = 0
+        self._touching = False
         self._gripper = OPEN
         self.keyframe_label = False
 
@@ -70,6 +71,8 @@ class WaypointExpert:
         """Returns the clean float32 [7] action for the present tick; zeros while held."""
         task = self._env.task
         self.keyframe_label = False
+        # Looked up here, not in `perturb`: a branch rolled out in between leaves its contacts.
+        self._touching = bool(self._env.scene.touched_bodies())
         if task.held or task.decided:
             return np.zeros(ACTION_SIZE, np.float32)
         if task.phase != self._phase:
@@ -160,7 +163,7 @@ class WaypointExpert:
         """Now and then leads a hand that touches nothing to a random place, in `noisy`."""
         start = self._rng.random() < DETOUR_RATE * self.noise
         place, length = self._rng.uniform(*DETOUR_BOX_M), int(self._rng.integers(6, 17))
-        if self._dwelt or self._env.scene.touched_bodies():
+        if self._dwelt or self._touching:
             self._detour_left = 0
             return
         if self._detour_left == 0 and start:
@@ -182,6 +185,7 @@ class WaypointExpert:
             "burst_left": self._burst_left,
             "detour": self._detour.copy(),
             "detour_left": self._detour_left,
+            "touching": self._touching,
             "gripper": self._gripper,
             "rng": self._rng.bit_generator.state,
         }
@@ -195,5 +199,6 @@ class WaypointExpert:
         self._burst_left = state["burst_left"]
         self._detour[:] = state["detour"]
         self._detour_left = state["detour_left"]
+        self._touching = state["touching"]
         self._gripper = state["gripper"]
         self._rng.bit_generator.state = state["rng"]

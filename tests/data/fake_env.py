@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 
 from embodied.core import rng
+from embodied.core.specs import ArraySpec
 from embodied.core.task import EnvConfig
 
 CUES, CUE_TICKS, GAP_TICKS, HORIZON = 3, 6, 11, 90
@@ -65,6 +66,12 @@ class FakeEnv(gymnasium.Env):
     def spec_dict(self) -> dict[str, Any]:
         return {"task": self.task_name, "level": self.level, "knobs": {"k": CUES},
                 "control_hz": 20.0, "num_cues": CUES}  # fmt: skip
+
+    @property
+    def observation_specs(self) -> dict[str, ArraySpec]:
+        """What each observation is."""
+        spaces = self.observation_space.spaces.items()
+        return {key: ArraySpec(space.shape, str(space.dtype)) for key, space in spaces}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         time.sleep(self.delay_s)
