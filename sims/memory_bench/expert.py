@@ -16,8 +16,9 @@ from sims.memory_bench.task import OPEN, Waypoint
 if TYPE_CHECKING:
     from sims.gym_env import MemoryBenchEnv
 
-DETOUR_RATE = 0.03
-"""Chance a tick, at noise 1, that a hand in free motion is led astray."""
+DETOUR_RATE, DETOURS = 0.08, 3
+"""Chance a tick, at noise 1, that a hand in free motion is led astray, and how often at most
+in one phase."""
 DETOUR_BOX_M = ((-0.15, -0.30, TABLE_TOP_M + 0.03), (0.25, 0.30, TABLE_TOP_M + 0.20))
 """Where detours lead. Low ones matter: in clean demonstrations a low hand is always at its
 target, and a policy that learns *that* stops wherever it happens to come down."""
@@ -63,6 +64,7 @@ class WaypointExpert:
         self._burst_left = 0
         self._detour = np.zeros(3)
         self._detour_left = 0
+        self._detours = 0
         self._touching = False
         self._gripper = OPEN
         self.keyframe_label = False
@@ -79,6 +81,7 @@ class WaypointExpert:
             self._phase = task.phase
             self._start(task.waypoints())
             self._gripper = OPEN
+            self._detours = 0
         row = self._path[self._index]
         dwelling = 0 < self._dwelt <= row[6]
         new = None if dwelling else task.replan(int(row[9]), row[:3])
@@ -166,7 +169,8 @@ class WaypointExpert:
         if self._dwelt or self._touching:
             self._detour_left = 0
             return
-        if self._detour_left == 0 and start:
+        if self._detour_left == 0 and start and self._detours < DETOURS:
+            self._detours += 1
             self._detour[:] = place
             self._detour_left = length
         if self._detour_left:
@@ -185,6 +189,7 @@ class WaypointExpert:
             "burst_left": self._burst_left,
             "detour": self._detour.copy(),
             "detour_left": self._detour_left,
+            "detours": self._detours,
             "touching": self._touching,
             "gripper": self._gripper,
             "rng": self._rng.bit_generator.state,
@@ -198,7 +203,7 @@ class WaypointExpert:
         self._burst[:] = state["burst"]
         self._burst_left = state["burst_left"]
         self._detour[:] = state["detour"]
-        self._detour_left = state["detour_left"]
+        self._detour_left, self._detours = state["detour_left"], state["detours"]
         self._touching = state["touching"]
         self._gripper = state["gripper"]
         self._rng.bit_generator.state = state["rng"]
