@@ -88,7 +88,8 @@ def test_expert_succeeds_and_is_brisk(make_env, level, noise):
             execute += info["phase"] == "execute"
         assert info["success"] and terminated and not truncated
         assert info["commit"] == info["target"]
-        assert 0.5 < execute / 20 < 3.5
+        # With noise the hand is led astray up to three times on its way.
+        assert 0.5 < execute / 20 < (6.0 if noise else 3.5)
 
 
 @pytest.mark.sim
