@@ -22,7 +22,7 @@ class Options:
       noisy_episodes: Episodes of the noisy expert, whose motion makes training data.
       reactive_episodes: Episodes of the expert with the cue left in sight.
       controls: Controllers to measure: ``fast``, ``osc``.
-      out: Directory for ``<task>.json``.
+      out: Directory for ``<task>.json``; levels and controls already in it are kept.
     """
 
     task: str
@@ -64,7 +64,8 @@ def run(options: Options) -> int:
             bar.n, bar.total = done, total
             bar.refresh()
 
-        result = certifier.certify_task(options.task, levels, effort, progress)
+        known = certifier.load(options.task, options.out)
+        result = certifier.certify_task(options.task, levels, effort, progress, known)
     path = certifier.save(result, options.out)
     rows = [row for level in levels for row in _rows(level, result["levels"][level])]
     print(table(HEADER, rows))

@@ -117,14 +117,7 @@ def certify(
             result["expert"]["fast_noisy"] = expert_success(env, effort.noisy_episodes, 1.0, report)
         env.close()
         result["reactive"][control] = reactive(task, level, control, effort, report)
-    result["holds"] = all(
-        (
-            result["ceiling"]["exact"],
-            all(part["holds"] for part in result["aliasing"].values()),
-            all(part["holds"] for part in result["gate"].values()),
-            all(part["holds"] for part in result["reactive"].values()),
-        )
-    )
+    result["holds"] = _holds(result)
     return result
 
 
@@ -142,7 +135,8 @@ def certify_task(
       levels: Level names; all by default.
       effort: How much to compute.
       progress: See :data:`Progress`; the level's name is put in front.
-      known: An earlier result whose other levels are kept.
+      known: An earlier result; its other levels are kept, and, in the same levels, what it
+        measured under other controls.
 
     Returns:
       JSON-ready data with ``task``, ``env_id``, ``versions`` and ``levels``.
@@ -151,7 +145,7 @@ def certify_task(
     done: dict[str, Any] = dict((known or {}).get("levels", {}))
     for level in levels or tuple(info.levels):
         named = progress and (lambda what, i, n, level=level: progress(f"{level}: {what}", i, n))
-        done[level] = certify(task, level, effort, named)
+        done[level] = _merge(done.get(level), certify(task, level, effort, named))
     return {
         "format_version": FORMAT_VERSION,
         "task": task,
@@ -161,9 +155,25 @@ def certify_task(
     }
 
 
-def load(task: str) -> dict[str, Any] | None:
-    """Returns the stored certificates of a task, or None."""
-    path = FOLDER / f"{task}.json"
+def _merge(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """Adds the old parts of other controls to a level's new result."""
+    if old is None or old["knobs"] != new["knobs"]:
+        return new
+    merged = dict(new)
+    for part in ("mjcf_sha256", "aliasing", "gate", "expert", "reactive"):
+        merged[part] = {**old[part], **new[part]}
+    merged["holds"] = _holds(merged)
+    return merged
+
+
+def _holds(level: Mapping[str, Any]) -> bool:
+    exact = [part for name in ("aliasing", "gate", "reactive") for part in level[name].values()]
+    return bool(level["ceiling"]["exact"]) and all(part["holds"] for part in exact)
+
+
+def load(task: str, folder: pathlib.Path | str = FOLDER) -> dict[str, Any] | None:
+    """Returns the certificates of a task stored in `folder`, or None."""
+    path = pathlib.Path(folder) / f"{task}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 

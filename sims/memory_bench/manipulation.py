@@ -247,10 +247,15 @@ class ButtonTask(Task):
     def rise(self, xy: Sequence[float], stage: int = LEAVE) -> list[Waypoint]:
         """Returns a waypoint straight up if the hand is low and has to go elsewhere."""
         here = self.scene.eef_pos()
-        if here[2] > SAFE_Z_M - 0.04 or np.hypot(*(here[:2] - xy)) < 0.03:
+        if not self.strayed(xy, SAFE_Z_M, 0.03):
             return []
         up = (float(here[0]), float(here[1]), SAFE_Z_M)
         return [Waypoint(up, gripper=OPEN, tol_m=0.03, keyframe=False, stage=stage)]
+
+    def strayed(self, xy: Sequence[float], safe_z_m: float, far_m: float = 0.04) -> bool:
+        """Returns whether the hand is low and not over `xy`: going there would hit things."""
+        here = self.scene.eef_pos()
+        return bool(here[2] < safe_z_m - 0.04 and np.hypot(*(here[:2] - xy)) > far_m)
 
 
 class BlockTask(ButtonTask):
@@ -328,8 +333,12 @@ class BlockTask(ButtonTask):
         ]
 
     def carry_failed(self, block: int, stage: int, goal_world_m: np.ndarray) -> bool:
-        """Returns whether a path of `carry_path` no longer fits: block pushed away or lost."""
+        """Returns whether a path of `carry_path` no longer fits: block pushed away or lost, or
+        the hand led astray.
+        """
         pos = self.scene.pos(self.block_names[block])
+        if stage in (REACH, PRESS) and self.strayed(goal_world_m[:2], SAFE_Z_M):
+            return True
         if stage == REACH:
             return bool(np.abs(pos[:2] - goal_world_m[:2]).max() > _SHIFTED_M)
         if stage == CARRY:

@@ -20,6 +20,7 @@ from sims.memory_bench.manipulation import (
     LEAVE,
     PRESS,
     REACH,
+    SAFE_Z_M,
     SHOWN_RGB,
     ButtonTask,
     nearness,
@@ -189,9 +190,8 @@ class ReopenDrawer(ButtonTask):
         end = self._handle(self.cue, opening_m)
         rise = np.array([0.0, 0.0, _ABOVE_M])
         above, up = start + rise, end + rise
-        here = self.scene.eef_pos()
-        path = []
-        if here[2] < above[2] - 0.02 and np.hypot(*(here[:2] - above[:2])) > 0.03:
+        here, path = self.scene.eef_pos(), []
+        if self.strayed(above[:2], above[2], 0.03):
             lift = (float(here[0]), float(here[1]), float(above[2]))
             path = [Waypoint(lift, gripper=OPEN, tol_m=0.03, keyframe=False, stage=LEAVE)]
         return [
@@ -213,8 +213,13 @@ class ReopenDrawer(ButtonTask):
         return [*self._drag_path(0.0), *self.press_path()[-2:]]
 
     def replan(self, stage: int, goal_world_m: np.ndarray) -> Sequence[Waypoint] | None:
-        """Starts anew when the drawer slid away, the handle was lost, or isn't shut."""
+        """Starts anew when the hand was led astray, the drawer slid away, the handle was lost,
+        or the drawer isn't shut.
+        """
         handle = self._handle(self.cue, self._opening(self.cue))
+        safe_z_m = SAFE_Z_M if stage == PRESS else handle[2] + _ABOVE_M
+        if stage in (REACH, PRESS) and self.strayed(goal_world_m[:2], safe_z_m):
+            return self.waypoints()
         if stage == REACH and np.abs(handle - goal_world_m)[:2].max() > _SHIFTED_M:
             return self.waypoints()
         if stage == CARRY and np.linalg.norm(handle - self.scene.eef_pos()) > _LOST_M:

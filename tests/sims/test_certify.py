@@ -1,0 +1,164 @@
+"""Certificates: stored ones against fresh small computations, and faults that must be found."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+
+import numpy as np
+import pytest
+
+from embodied.core.errors import ConfigError
+from sims.memory_bench import aliasing, certify
+from sims.memory_bench.catalog import TASKS
+
+NAMES = tuple(TASKS)
+LEVELS = [(task, level) for task in NAMES for level in TASKS[task].levels]
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_stored_certificates_are_whole_and_hold(task):
+    stored = certify.load(task)
+    assert stored["task"] == task and stored["env_id"] == TASKS[task].env_id
+    assert stored["format_version"] == certify.FORMAT_VERSION
+    assert set(stored["levels"]) == set(TASKS[task].levels)
+    for level, proof in stored["levels"].items():
+        assert proof["holds"], level
+        assert proof["knobs"] == TASKS[task].knobs(level)
+        expert = proof["expert"]["fast"]
+        assert expert["episodes"] >= 200 and expert["success"] >= 0.99, (level, expert)
+        noisy = proof["expert"]["fast_noisy"]
+        assert noisy["success"] >= 0.95, (level, noisy)
+        pairs = proof["aliasing"]["fast"]
+        for behaviour in aliasing.BEHAVIOURS:
+            assert pairs["behaviours"][behaviour]["pairs"] > 0, (level, behaviour)
+        assert {"entities", "front_image_u8", "wrist_depth_m", "instruction_u8"} <= set(
+            pairs["observations"]
+        )
+        assert {"mujoco_integration", "controller_command"} <= set(pairs["state"])
+        assert set(pairs["hidden"]) == {"hidden_cue", "hidden_tick"}
+
+
+@pytest.mark.parametrize(("task", "level"), LEVELS)
+def test_stored_ceilings_equal_fresh_ones(task, level):
+    stored = certify.load(task)["levels"][level]
+    fresh = certify.ceiling(TASKS[task], TASKS[task].knobs(level))
+    assert fresh == stored["ceiling"]
+    assert fresh["exact"] and fresh["c_star"] == pytest.approx(1 / stored["knobs"]["K"])
+    assert fresh["time_aware"]["low"] >= fresh["c_star"]
+
+
+def test_a_clock_would_give_interactive_cues_away():
+    interactive = certify.ceiling(TASKS["put_block_back"], TASKS["put_block_back"].knobs("easy"))
+    held = certify.ceiling(TASKS["remember_color"], TASKS["remember_color"].knobs("easy"))
+    assert interactive["time_aware"] == {"low": 1.0, "high": 1.0}
+    assert held["time_aware"] == {"low": 1 / 3, "high": 1 / 3}
+
+
+@pytest.mark.sim
+@pytest.mark.render
+@pytest.mark.parametrize("task", NAMES)
+def test_fresh_small_certificate(task):
+    effort = certify.Effort(
+        pair_seeds=1, expert_episodes=3, noisy_episodes=0, reactive_episodes=1, image_size=32
+    )
+    fresh = certify.certify(task, "easy", effort)
+    assert fresh["holds"], json.dumps(fresh["aliasing"], indent=1)
+    assert fresh["expert"]["fast"]["successes"] == 3
+    stored = certify.load(task)
+    for part in ("observations", "state", "hidden"):
+        assert fresh["aliasing"]["fast"][part] == stored["levels"]["easy"]["aliasing"]["fast"][part]
+    if stored["versions"] == {n: importlib.metadata.version(n) for n in stored["versions"]}:
+        assert fresh["mjcf_sha256"] == stored["levels"]["easy"]["mjcf_sha256"], (
+            "the simulated model has changed since it was certified; run: "
+            f"embodied certify {task} level=all seeds=3 episodes=200 noisy_episodes=200 "
+            "reactive_episodes=50 out=sims/memory_bench/certificates"
+        )
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("part", ["offset", "colour", "clock", "command"])
+def test_a_leaking_gate_is_found(make_env, part, monkeypatch):
+    """Plants the cue in four places a sloppy gate might leave it."""
+    env = make_env("put_block_back", copy=1)
+    task, original = env.task, env.task.show
+
+    def leak():
+        original()
+        if task.phase == "cue":
+            return
+        if part == "offset":
+            task.scene.d.qvel[-1] = 1e-9 * task.cue
+        elif part == "colour":
+            task.scene.m.geom_rgba[0, 0] = 0.5 + 0.001 * task.cue
+        elif part == "clock":
+            task.scene.d.time = 0.05 * task.cue
+
+    monkeypatch.setattr(task, "show", leak)
+    if part == "command":
+        reset = env.controller.reset
+
+        def leaky_reset(home, closed=0.0):
+            reset(home, closed)
+            env.controller.home[0] += 1e-12 * task.cue
+
+        monkeypatch.setattr(env.controller, "reset", leaky_reset)
+    found = aliasing.compare(env, [1])
+    assert not found["holds"]
+    name = {"offset": "mujoco_integration", "colour": "scene_rgba",
+            "clock": "mujoco_integration", "command": "controller_command"}[part]  # fmt: skip
+    assert any(name in row["name"] for row in found["differences"])
+
+
+@pytest.mark.sim
+def test_a_gate_that_keeps_something_is_found(make_env, monkeypatch):
+    env = make_env("put_block_back", copy=1)
+    assert aliasing.corrupt_before_gates(env, [1])["holds"]
+    clear = env.scene.clear
+
+    def forgetful():
+        warm = env.scene.d.qacc_warmstart.copy()
+        clear()
+        env.scene.d.qacc_warmstart[:] = warm
+        env.scene.d.userdata[:] = 0
+
+    monkeypatch.setattr(env.scene, "clear", forgetful)
+    monkeypatch.setattr(env.scene, "settle", lambda: env.scene.forward())
+    found = aliasing.corrupt_before_gates(env, [1])
+    assert not found["holds"] and any("mujoco_integration" in name for name in found["leaks"])
+
+
+def test_wilson_interval():
+    low, high = certify.wilson(198, 200)
+    assert (round(low, 4), round(high, 4)) == (0.9643, 0.9973)
+    assert certify.wilson(0, 10)[0] == 0.0
+    assert certify.wilson(10, 10)[1] == pytest.approx(1.0)
+    assert certify.wilson(0, 0) == (0.0, 1.0)
+
+
+def test_unknown_task_and_level():
+    with pytest.raises(ConfigError, match="did you mean 'put_block_back'"):
+        certify.certify("put_block_bak", "easy")
+    with pytest.raises(ConfigError, match="did you mean 'easy'"):
+        certify.certify("put_block_back", "eazy")
+
+
+def test_save_is_whole(tmp_path):
+    path = certify.save({"task": "t", "levels": {"easy": {"c": np.float64(0.5).item()}}}, tmp_path)
+    assert json.loads(path.read_text())["levels"]["easy"]["c"] == 0.5
+    assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
+
+
+def test_merging_keeps_other_controls():
+    def level(control, holds, knobs):
+        part = {control: {"holds": holds}}
+        named = {name: part for name in ("mjcf_sha256", "aliasing", "gate", "expert", "reactive")}
+        return {"knobs": knobs, "ceiling": {"exact": True}, "holds": holds, **named}
+
+    old, new = level("osc", True, {"K": 3}), level("fast", True, {"K": 3})
+    merged = certify._merge(old, new)
+    assert merged["holds"] and set(merged["aliasing"]) == {"fast", "osc"}
+    assert not certify._merge(level("osc", False, {"K": 3}), new)["holds"]
+    assert certify._merge(level("osc", True, {"K": 4}), new) == new
+    assert certify._merge(level("fast", False, {"K": 3}), new)["holds"]
+    assert certify._merge(None, new) == new
