@@ -152,7 +152,8 @@ def test_save_is_whole(tmp_path):
 def test_merging_keeps_other_controls():
     def level(control, holds, knobs):
         part = {control: {"holds": holds}}
-        named = {name: part for name in ("mjcf_sha256", "aliasing", "gate", "expert", "reactive")}
+        parts = ("mjcf_sha256", "aliasing", "gate", "expert", "reactive")
+        named = dict.fromkeys(parts, part)
         return {"knobs": knobs, "ceiling": {"exact": True}, "holds": holds, **named}
 
     old, new = level("osc", True, {"K": 3}), level("fast", True, {"K": 3})
