@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from embodied import __version__
 from embodied.commands import VERBS
 from embodied.core.errors import EmbodiedError
+
+_MACHINE = {
+    errno.ENOSPC: "free some space and run it again; finished files are intact",
+    errno.EDQUOT: "free some of your quota and run it again; finished files are intact",
+    errno.EFBIG: "raise the limit on file sizes and run it again; finished files are intact",
+    errno.EROFS: "choose a directory that can be written",
+    errno.EACCES: "choose a place that you may read and write, or change its permissions",
+    errno.EPERM: "choose a place that you may read and write, or change its permissions",
+    errno.ENOTDIR: "choose a path whose parents are directories",
+    errno.EISDIR: "choose a file's name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+"""What the machine may refuse at any file, and what to do. Other system errors are bugs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read once when numpy loads; without it the simulator's small matrices use all cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        return _run(words)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _run(words)
     except EmbodiedError as error:
         print(f"embodied: {error}", file=sys.stderr)
         return error.exit_code
@@ -35,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) has gone; keep the interpreter's shutdown quiet too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"embodied: {place}{error.strerror}; {_MACHINE[error.errno]}", file=sys.stderr)
+        return EmbodiedError.exit_code
 
 
 def overview() -> str:
@@ -47,6 +72,11 @@ def overview() -> str:
         f"{verbs}\n\n"
         "embodied VERB --help shows a verb's keys. Start with: embodied demo"
     )
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Prints a warning as one line; where in the code it was raised helps no user."""
+    print(f"embodied: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _run(words: list[str]) -> int:

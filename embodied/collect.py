@@ -7,10 +7,11 @@ of interruptions. Seeds on which the demonstrator fails are named and skipped.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,8 @@ def worker_count(asked: int | None, episodes: int) -> int:
         raise ConfigError(f"num_workers must be at least 0, got {asked}")
     if asked > (cores or 1):
         print(
-            f"warning: {asked} workers on {cores} cores; more workers than cores are slower",
+            f"embodied: warning: {asked} workers on {cores} cores are slower than {cores}; "
+            f"use workers={cores}",
             file=sys.stderr,
         )
     return min(asked, episodes)
@@ -169,13 +171,7 @@ def build_dataset(
     from embodied.data.manifest import directory_lock
 
     _check_directory(directory, resume)
-    try:
-        job.directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"can't make {job.directory}: {error.strerror}; choose another out=") from (
-            error
-        )
-    with directory_lock(directory):
+    with _made(job.directory), directory_lock(directory):
         builder = Builder(job, seeds, directory, _shard_episodes(job.config))
         pending = builder.recover()
         new = 0
@@ -192,6 +188,26 @@ def build_dataset(
             "holds no episode. Check the level and the noise, and watch it with `embodied play`"
         )
     return CollectResult(directory, manifest.stored, new, manifest.failed, manifest.content_sha256)
+
+
+@contextlib.contextmanager
+def _made(directory: Path) -> Iterator[None]:
+    """Makes a directory with its parents; takes back those still empty when the block fails."""
+    fresh = [path for path in (directory, *directory.parents) if not path.exists()]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"can't make {directory}: {error.strerror}; choose another out=") from error
+    try:
+        yield
+    except BaseException:
+        from embodied.data.manifest import LOCK
+
+        for path in fresh:
+            if path.is_dir() and {child.name for child in path.iterdir()} <= {LOCK}:
+                (path / LOCK).unlink(missing_ok=True)
+                path.rmdir()
+        raise
 
 
 def _run(pool: Pool, builder: Any, pending: list[int], progress: bool) -> int:

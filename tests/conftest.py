@@ -14,11 +14,12 @@ from embodied.extras import importable  # noqa: E402
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what this machine cannot run, and says why."""
     no_sim = None if importable("robosuite") else "the [sim] extra is not installed"
-    no_gpu = _no_gpu() if any("gpu" in item.keywords for item in items) else None
+    # Markers, not keywords: those hold the names of directories too.
+    no_gpu = _no_gpu() if any(item.get_closest_marker("gpu") for item in items) else None
     for item in items:
-        if no_sim and ("sim" in item.keywords or "render" in item.keywords):
+        if no_sim and (item.get_closest_marker("sim") or item.get_closest_marker("render")):
             item.add_marker(pytest.mark.skip(reason=no_sim))
-        if no_gpu and "gpu" in item.keywords:
+        if no_gpu and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=no_gpu))
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from embodied.commands.base import Command, finish
+from embodied.commands.compose import options as config_options
+from embodied.core.errors import unknown_name
 from embodied.demo import DemoConfig
 
 
 def run(options: DemoConfig) -> None:
     """Runs the demo and prints what it shows, and what it doesn't."""
+    if options.preset not in config_options("preset"):
+        raise unknown_name("preset", options.preset, config_options("preset"))
     from embodied.commands.evaluate import summary
     from embodied.demo import demo, findings
     from embodied.evaluate.results import read_json

@@ -56,6 +56,10 @@ class Options:
                 "expected episodes >= 1, seed >= 0 and size within 32..1024, got "
                 f"episodes={self.episodes}, seed={self.seed}, size={self.size}"
             )
+        if self.out and not self.out.endswith(".mp4"):
+            raise ConfigError(f"out={self.out}: expected the name of a video, ending in .mp4")
+        if self.out and Path(self.out).exists():
+            raise ConfigError(f"{self.out} already exists; choose another out= or remove it")
         if self.keyboard and self.policy:
             raise ConfigError("--keyboard and policy= name two players; give one of them")
 

@@ -177,17 +177,16 @@ def check_observations(
     problems = []
     for key, spec in needed.items():
         if key not in given:
-            problems.append(f"  {key}: needed {spec.dtype}{list(spec.shape)}, not offered")
+            problems.append(f"{key}: needed {spec.dtype}{list(spec.shape)}, not offered")
         elif (spec.shape, spec.dtype) != (given[key].shape, given[key].dtype):
             other = given[key]
             problems.append(
-                f"  {key}: needed {spec.dtype}{list(spec.shape)}, "
+                f"{key}: needed {spec.dtype}{list(spec.shape)}, "
                 f"offered {other.dtype}{list(other.shape)}"
             )
     if problems:
         raise SpecMismatch(
-            f"{needs} needs observations that {gives} does not give:\n"
-            + "\n".join(problems)
-            + f"\noffered keys: {', '.join(sorted(given))}. "
+            f"{needs} needs observations that {gives} does not give: {'; '.join(problems)}; "
+            f"offered keys: {', '.join(sorted(given))}. "
             "Choose the same observation, cameras and image_size on both sides"
         )

@@ -63,7 +63,9 @@ def advance(
     return due, np.where(due, 1, since + 1)
 
 
-def observation_ticks(gate: np.ndarray, decision: np.ndarray, observe_on: str, period: int) -> np.ndarray:
+def observation_ticks(
+    gate: np.ndarray, decision: np.ndarray, observe_on: str, period: int
+) -> np.ndarray:
     """Returns the observation ticks of a whole recorded episode.
 
     Args:

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from embodied.core import ticks
 from embodied.core.errors import DataError
 from embodied.data import shards
 from embodied.data.manifest import (
@@ -104,14 +105,14 @@ class Builder:
         lines = settings_difference(asked, {k: there.get(k) for k in asked})
         manifest = self._manifest
         if manifest is not None and manifest.seed_start != self.seeds[0]:
-            lines.append(f"  seed_start: {self.seeds[0]} against {manifest.seed_start}")
+            lines.append(f"seed_start: {self.seeds[0]} against {manifest.seed_start}")
         if manifest is not None and manifest.episodes > len(self.seeds):
-            lines.append(f"  episodes: {len(self.seeds)} against {manifest.episodes}")
+            lines.append(f"episodes: {len(self.seeds)} against {manifest.episodes}")
         if lines:
             raise DataError(
                 f"{self.directory} holds a dataset of other settings (asked for, against what is "
-                "there):\n" + "\n".join(lines) + "\nnothing was written. Choose another out=, or "
-                "ask for the same settings to continue it"
+                f"there): {'; '.join(lines)}; nothing was written. Choose another out=, or ask for "
+                "the same settings to continue it"
             )
 
     def _adopt_shards(self) -> None:
@@ -158,7 +159,7 @@ class Builder:
                 if lines:
                     raise DataError(
                         f"{path} holds an episode of other settings (there, against "
-                        f"{MANIFEST}):\n" + "\n".join(lines) + "\nmove the file away"
+                        f"{MANIFEST}): {'; '.join(lines)}; move the file away"
                     )
         return info
 
@@ -166,6 +167,8 @@ class Builder:
 
     def start(self, facts: dict[str, Any]) -> None:
         """Fixes the settings from the environment's facts, or compares them, and saves."""
+        if self.job.plan.observe_on == ticks.PERIOD:
+            ticks.period_ticks(self.job.plan.observe_period_s, float(facts["control_hz"]))
         versions = package_versions()
         settings = {
             **self._asked(),

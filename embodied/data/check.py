@@ -158,7 +158,7 @@ def _check_settings(episode: Episode, manifest: Manifest, file: Path) -> None:
     lines = settings_difference(found, {k: manifest.settings.get(k) for k in found})
     shape = episode.control["action"].shape[1]
     if shape != manifest.action_size:
-        lines.append(f"  action_size: {shape} against {manifest.action_size}")
+        lines.append(f"action_size: {shape} against {manifest.action_size}")
     specs = {k: [v.dtype, list(v.shape)] for k, v in manifest.observations.items()}
     shown = {
         k: [episode.obs[k].dtype.name, list(episode.obs[k].shape[k != "instruction_u8" :])]
@@ -168,8 +168,8 @@ def _check_settings(episode: Episode, manifest: Manifest, file: Path) -> None:
     if lines:
         raise DataError(
             f"{file}, seed {episode.meta.seed}: settings are not those of dataset.json (there, "
-            "against dataset.json):\n" + "\n".join(lines) + "\n  data of several controllers, "
-            "cameras or sizes must not be mixed: delete the file and collect again"
+            f"against dataset.json): {'; '.join(lines)}. Data of several controllers, cameras or "
+            "sizes must not be mixed: delete the file and collect again"
         )
 
 

@@ -226,12 +226,12 @@ def directory_lock(directory: Path) -> Iterator[None]:
 
 
 def settings_difference(one: dict[str, Any], other: dict[str, Any], path: str = "") -> list[str]:
-    """Returns lines ``key: here X, there Y`` for every leaf that differs."""
+    """Returns ``"key: here against there"`` for every leaf that differs."""
     lines = []
     for key in sorted(set(one) | set(other)):
         a, b = one.get(key, "(absent)"), other.get(key, "(absent)")
         if isinstance(a, dict) and isinstance(b, dict):
             lines += settings_difference(a, b, f"{path}{key}.")
         elif a != b:
-            lines.append(f"  {path}{key}: {a!r} against {b!r}")
+            lines.append(f"{path}{key}: {a!r} against {b!r}")
     return lines

@@ -155,10 +155,9 @@ def check_same_kind(stores: list[EpisodeStore]) -> None:
         lines = settings_difference(_kind(first), _kind(other))
         if lines:
             raise DataError(
-                f"{first.path} and {other.path} can't be mixed in one training:\n"
-                + "\n".join(lines)
-                + "\ncollect both with the same controller, cameras, sizes and ticks, or derive "
-                "one with `embodied data render`"
+                f"{first.path} and {other.path} can't be mixed in one training: "
+                f"{'; '.join(lines)}. Collect both with the same controller, cameras, sizes and "
+                "ticks, or derive one with `embodied data render`"
             )
 
 

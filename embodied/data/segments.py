@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from embodied.core import rng, ticks
-from embodied.core.errors import ConfigError
+from embodied.core.errors import ConfigError, DataError
 from embodied.core.specs import ArraySpec, Interface
 from embodied.core.task import EnvConfig
 from embodied.core.types import Segment
@@ -82,6 +82,7 @@ class SegmentDataset:
       level: Level of the first dataset (see `levels` when they differ).
       levels: Level of each dataset.
       env: How the environments were made; knob overrides only where all datasets share them.
+      label_horizon: Actions in a label chunk.
       episodes: Episodes in this split.
       seed_range: Smallest and largest episode seed, as a list.
 
@@ -116,6 +117,7 @@ class SegmentDataset:
         seeds = [s.episodes[i].seed for s, rows in zip(self.stores, self._members, strict=True)
                  for i in rows]  # fmt: skip
         self.seed_range = [min(seeds), max(seeds)]
+        self.label_horizon: int = min(s["label_horizon"] for s in settings)
         self.interface = self._interface()
         self._keys = sorted(set(self.interface.observations) - {INSTRUCTION})
         self._cache = [self._load(i) for i in range(len(self.stores))] if self._fits() else None
@@ -226,6 +228,7 @@ class SegmentDataset:
         names += [f"obs/{key}" for key in ("tick", "time_s", "act_mask", INSTRUCTION, *self._keys)]
         names += ["label/chunk", "label/chunk_valid"]
         raw = self.stores[dataset].read_arrays(index, names)
+        self._check(raw, dataset, index)
         control = {key: raw[f"control/{key}"] for key in _GOAL_INPUTS}
         goal, goal_valid = hindsight_goals(control, raw["obs/tick"])
         first = np.zeros(len(goal), bool)
@@ -241,6 +244,31 @@ class SegmentDataset:
             "extras/goal_pos_world_m": goal,
             "extras/goal_valid": goal_valid,
         }
+
+    def _check(self, raw: dict[str, np.ndarray], dataset: int, index: int) -> None:
+        """Refuses an episode that is not what dataset.json says, or that can't be learnt."""
+        store, chunk = self.stores[dataset], raw["label/chunk"]
+        problems = []
+        size = (self.label_horizon, self.interface.action_size)
+        if chunk.shape[1:] != size:
+            problems.append(f"label chunks of {list(chunk.shape[1:])}, expected {list(size)}")
+        elif not np.abs(chunk).max(initial=0.0) <= 1.0 + 1e-6:  # also catches NaN
+            problems.append("a label chunk with NaN or an action outside [-1, 1]")
+        for key, spec in self.interface.observations.items():
+            array = raw[f"obs/{key}"]
+            shape = array.shape if key == INSTRUCTION else array.shape[1:]
+            if (shape, array.dtype.name) != (spec.shape, spec.dtype):
+                problems.append(
+                    f"{key} as {array.dtype.name}{list(shape)}, expected "
+                    f"{spec.dtype}{list(spec.shape)}"
+                )
+        if problems:
+            ref = store.episodes[index]
+            raise DataError(
+                f"{ref.path}, seed {ref.seed}, does not fit {store.path}/dataset.json: it holds "
+                f"{'; '.join(problems)}. One of them was edited: see `embodied data check "
+                f"{store.path}`, then delete the file and collect again"
+            )
 
     def _load(self, dataset: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Reads all episodes of a dataset's split into one array a key."""

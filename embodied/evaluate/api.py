@@ -91,7 +91,10 @@ class EvaluateConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("batch", 1), ("workers", 0), ("videos", 0)):
+        least_of = {"episodes": 1, "batch": 1, "threads": 1}
+        for name in ("workers", "videos", "intervene_episodes", "capacity"):
+            least_of[name] = 0
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be >= {least}, got {getattr(self, name)}")
         if not self.intervene:
@@ -126,10 +129,12 @@ def run_evaluation(config: EvaluateConfig) -> Path:
     loaded = load(config.source, config.device)
     twin = _load_twin(config)
     out = _directory(config, loaded)
+    tasks = settings(config, loaded)  # names and seeds are checked before anything is written
+    check_fresh_seeds(loaded, config.seed_start, max(config.episodes, config.intervene_episodes))
     scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         scratch.mkdir(parents=True)
-        results = _measure(config, loaded, twin, scratch)
+        results = _measure(config, loaded, twin, tasks, scratch)
         write_json(scratch / RESULTS, results)
         report.write(scratch, results)
         os.replace(scratch, out)
@@ -254,12 +259,16 @@ def replay(
 
 
 def _measure(
-    config: EvaluateConfig, loaded: LoadedPolicy, twin: LoadedPolicy | Path | None, scratch: Path
+    config: EvaluateConfig,
+    loaded: LoadedPolicy,
+    twin: LoadedPolicy | Path | None,
+    tasks: list[Setting],
+    scratch: Path,
 ) -> dict[str, Any]:
     """Runs everything, writes episodes and pictures, returns the content of results.json."""
     rows, episodes, twin_episodes = [], [], []
     stored = read_episodes(twin / EPISODES) if isinstance(twin, Path) else []
-    for setting in settings(config, loaded):
+    for setting in tasks:
         with closing(make_vec(config, setting)) as vector:
             for kind in config.intervene:
                 row, own = _row(config, loaded, setting, vector, kind, scratch, "policy")

@@ -14,7 +14,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from embodied.core.errors import unknown_name
+from embodied.core.errors import ConfigError, unknown_name
 from embodied.nn.dit import ActionDiT, DiTConfig
 
 
@@ -37,6 +37,11 @@ class ActionHeadConfig:
     def __post_init__(self) -> None:
         if self.kind not in _HEADS:
             raise unknown_name("action head", self.kind, _HEADS)
+        if not 1 <= self.steps <= DDIMHead.TRAIN_STEPS or self.samples < 1:
+            raise ConfigError(
+                f"expected steps within 1..{DDIMHead.TRAIN_STEPS} and samples >= 1, got "
+                f"steps={self.steps}, samples={self.samples}"
+            )
 
 
 class ActionHead(nn.Module, abc.ABC):

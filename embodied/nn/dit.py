@@ -39,6 +39,11 @@ class DiTConfig:
     heads: int = 4
 
     def __post_init__(self) -> None:
+        if self.depth < 1 or self.heads < 1 or self.hidden < 1:
+            raise ConfigError(
+                f"depth, hidden and heads must be >= 1, got {self.depth}, {self.hidden} and "
+                f"{self.heads}"
+            )
         if self.hidden % self.heads:
             raise ConfigError(f"heads={self.heads} must divide hidden={self.hidden}")
 

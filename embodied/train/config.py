@@ -31,6 +31,11 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0 or not 0 <= self.ema < 1:
             raise ConfigError(f"expected lr > 0 and 0 <= ema < 1, got lr={self.lr}, ema={self.ema}")
+        if self.clip_norm <= 0:
+            raise ConfigError(f"clip_norm must be > 0 (inf never clips), got {self.clip_norm}")
+        for name in ("warmup_steps", "weight_decay", "final_lr_fraction"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be >= 0, got {getattr(self, name)}")
 
 
 @dataclasses.dataclass
@@ -99,9 +104,11 @@ class TrainConfig:
             raise ConfigError(
                 f"{len(self.task)} tasks need as many data directories, got {self.data}"
             )
-        for name in ("steps", "batch_episodes", "threads", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
+        least = dict.fromkeys(("steps", "batch_episodes", "threads"), 1)
+        least |= {"log_every": 1, "checkpoint_every": 1, "eval_episodes": 1}
+        for name, value in {**least, "seed": 0, "eval_every": 0}.items():
+            if getattr(self, name) < value:
+                raise ConfigError(f"{name} must be >= {value}, got {getattr(self, name)}")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ConfigError(f"precision must be auto, fp32 or bf16, got {self.precision!r}")
 

@@ -160,10 +160,10 @@ def _check_run_directory(run: Path, config: TrainConfig, resume: bool) -> None:
         raise ConfigError(f"{run} is a file; choose another directory as out=")
     # What a kill left of writing the configuration itself is nothing to protect or resume.
     if run.exists() and any(path.suffix != ".partial" for path in run.iterdir()):
-        what = "already holds a run; pass --resume to carry on, or"
+        what = "pass --resume to carry on, or choose"
         if not file.exists():
-            what = f"already exists and is no run (it has no {CONFIG_FILE});"
-        raise ConfigError(f"{run} {what} choose another out=; nothing was written")
+            what = f"it is no run (it has no {CONFIG_FILE}); choose"
+        raise ConfigError(f"{run} already exists; {what} another out=. Nothing was written")
 
 
 def _make_run_directory(run: Path, config: TrainConfig) -> None:

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from embodied.core.errors import DataError
+
 
 class MetricsLogger:
     """Appends one JSON object a call to ``metrics.jsonl`` and mirrors it to TensorBoard.
@@ -32,8 +34,15 @@ class MetricsLogger:
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Records scalars at `step`; values that are not finite are written as null."""
         clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        self._file.write(json.dumps({"step": step, **clean}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **clean}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self.path}: {error.strerror or error}; checkpoints are intact. "
+                "Free some space, then carry on with: "
+                f"embodied train --resume out={self.path.parent}"
+            ) from error
         if self._board is not None:
             for name, value in clean.items():
                 if value is not None:

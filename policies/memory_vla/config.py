@@ -54,7 +54,17 @@ class MemoryVLAConfig:
             raise unknown_name("trunk", self.trunk, TRUNKS)
         if self.store not in STORES:
             raise unknown_name("store", self.store, STORES)
-        if self.width % 8:
+        if self.width < 8 or self.width % 8:
             raise ConfigError(f"width must be a multiple of 8 (group norm), got {self.width}")
-        if self.horizon < 1:
-            raise ConfigError(f"horizon must be >= 1, got {self.horizon}")
+        if len(self.channels) != 2 or min(self.channels) < 1 or self.channels[1] % 8:
+            raise ConfigError(
+                "channels must be two sizes >= 1, the second a multiple of 8 (group norm), got "
+                f"{self.channels}"
+            )
+        if self.blocks < 0 or self.goal_loss < 0:
+            raise ConfigError(
+                f"blocks and goal_loss must be >= 0, got {self.blocks} and {self.goal_loss}"
+            )
+        for name in ("horizon", "readout_queries"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")

@@ -25,6 +25,7 @@ from embodied.core.rng import GAUSSIAN
 from embodied.core.specs import EE_DELTA_CHUNK, ActionSpec, ArraySpec, Interface, PolicySpec
 from embodied.core.types import Action, Observation, Segment, State, Streams, Working
 from embodied.memory import build_memory
+from embodied.memory.timeline import looks_at_data
 from embodied.nn.action_head import build_action_head
 from embodied.nn.fusion import GateFusion
 from embodied.nn.language import ByteInstructionEncoder
@@ -183,9 +184,14 @@ class MemoryVLA(Policy):
     def loss(
         self, segment: Segment, state: State, generator: torch.Generator | None = None
     ) -> LossOutput:
-        """Flow (or noise) loss on the chunks of acting ticks, plus the hindsight goal loss."""
+        """Flow (or noise) loss on the chunks of acting ticks, plus the hindsight goal loss.
+
+        On a CPU padding is not encoded and held ticks are not decoded. Leaving them out looks
+        at the data, so on other devices every row is computed and masks give it its weight.
+        """
         batch, ticks = segment.valid.shape
-        rows = segment.valid.reshape(-1).nonzero()[:, 0]
+        few = looks_at_data(segment.valid)
+        rows = _chosen(segment.valid.reshape(-1), few)
 
         def at(rows: Tensor, tensor: Tensor) -> Tensor:
             return tensor.flatten(0, 1)[rows]
@@ -206,8 +212,9 @@ class MemoryVLA(Policy):
         values, state = self.memory.unroll(
             items, segment.time_s, state, segment.is_first, segment.valid, read_mask, item_of
         )
-        # Only acting ticks are decoded; `keep` finds them among the valid rows.
-        keep = at(rows, segment.act_mask).nonzero()[:, 0]
+        # Only acting ticks count; `keep` finds them among the encoded rows.
+        acts = segment.act_mask & segment.valid
+        keep = _chosen(at(rows, acts), few)
         acting = rows[keep]
         fused = self._fuse(
             {name: at(acting, tensor) for name, tensor in items.items()},
@@ -216,11 +223,12 @@ class MemoryVLA(Policy):
         seen = Perception(seen.tokens[keep], seen.positions[keep], seen.mask[keep])
         features = self._decide(seen, fused, instruction[keep])
         chunk = self.action_norm.normalize(at(acting, segment.chunk)[:, : self.config.horizon])
-        weight = at(acting, segment.chunk_valid)[:, : self.config.horizon]
+        counts = at(acting, acts)
+        weight = at(acting, segment.chunk_valid)[:, : self.config.horizon] & counts[:, None]
         action_loss = self.head.loss(
             chunk, weight, features["condition"], features["perceptual"], generator
         )
-        goal_valid = at(acting, segment.extras["goal_valid"])
+        goal_valid = at(acting, segment.extras["goal_valid"]) & counts
         target = (at(acting, segment.extras["goal_pos_world_m"]) - self.goal_center) * GOAL_SCALE
         miss = F.smooth_l1_loss(features["goal"], target, reduction="none").sum(dim=-1)
         goal_loss = _masked_mean(miss, goal_valid)
@@ -233,6 +241,13 @@ class MemoryVLA(Policy):
             "goal_error_m": _masked_mean(error_m, goal_valid),
         }
         return LossOutput(loss, metrics, state)
+
+
+def _chosen(mask: Tensor, few: bool) -> Tensor:
+    """Returns the int64 indices of the True rows of a mask [R], or of all rows unless `few`."""
+    if few:
+        return mask.nonzero()[:, 0]
+    return torch.arange(mask.shape[0], device=mask.device)
 
 
 def _masked_mean(value: Tensor, mask: Tensor) -> Tensor:

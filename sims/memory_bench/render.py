@@ -85,13 +85,15 @@ def _new_context(side: int):
             from mujoco.egl import GLContext
         else:
             from mujoco.osmesa import GLContext
-        context = GLContext(side, side)
+        context = GLContext.__new__(GLContext)
+        context._context = None  # or the destructor of one that failed prints a traceback
+        context.__init__(side, side)
         context.make_current()
         return context
     except Exception as error:
         raise SimulatorError(
-            f"no offscreen picture with MUJOCO_GL={backend}: {error}. Expected a working EGL or "
-            f"OSMesa; install one with: {INSTALL_HINT}"
+            f"no offscreen picture with MUJOCO_GL={backend}: {str(error).rstrip('.')}. Expected a "
+            f"working EGL or OSMesa; install one with: {INSTALL_HINT}"
         ) from error
 
 
