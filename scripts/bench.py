@@ -19,8 +19,6 @@ import importlib  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
-from benchmarks import timing  # noqa: E402
-
 from embodied.core.errors import EmbodiedError, unknown_name  # noqa: E402
 
 BENCHMARKS = {
@@ -43,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.name not in BENCHMARKS:
             raise unknown_name("benchmark", options.name, BENCHMARKS)
+        from benchmarks import timing  # loads torch; bad names are answered without
+
         print(timing.machine_line(), flush=True)
         module = importlib.import_module(f"benchmarks.{options.name}")
         figures = module.measure(timing.QUICK if options.quick else timing.FULL)
