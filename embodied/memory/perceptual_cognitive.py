@@ -138,7 +138,7 @@ class PerceptualCognitiveMemory(Memory):
       streams: Stream name -> (N, D).
       config: Options.
 
-    Source: MemoryVLA (arXiv 2508.19236), `specs/memoryvla.md` 1.5. Deviations: time is in
+    Source: MemoryVLA (arXiv 2508.19236), section 3.3 and its released code. Deviations: time is in
     seconds, the same in training and in use (the original trains on frame indices and runs
     on call counts); gradients may reach stored items; query and key projections start equal;
     similarities are rounded before the choice. Each is an option except the first and last.

@@ -91,7 +91,7 @@ class Slots:
 def token_similarity(left: Tensor, right: Tensor) -> Tensor:
     """Returns the mean over tokens of the cosine of two entries [..., N, D], rounded; [...].
 
-    A zero token has cosine 0. Source: `specs/memoryvla.md` 1.5.5.
+    A zero token has cosine 0. Source: MemoryVLA (arXiv 2508.19236), its released code.
     """
     left, right = left.float(), right.float()
     norms = torch.linalg.vector_norm(left, dim=-1) * torch.linalg.vector_norm(right, dim=-1)

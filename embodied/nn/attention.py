@@ -45,7 +45,7 @@ class RetrievalBlock(nn.Module):
       qk_init: ``"equal"`` starts Wk, bk as a copy of Wq, bq, so that from the first step a
         token retrieves the stored tokens that look like it; ``"independent"`` is published.
 
-    Source: MemoryVLA, `specs/memoryvla.md` 1.5.2.
+    Source: MemoryVLA (arXiv 2508.19236), its released code.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ class GateFusion(nn.Module):
       mode: ``"gate"`` or ``"add"``.
       direction: What g weighs; see above.
 
-    Source: MemoryVLA, `specs/memoryvla.md` 1.5.3, with its initialisation N(0, 1e-3).
+    Source: MemoryVLA (arXiv 2508.19236), its released code, initialised with N(0, 1e-3).
     """
 
     def __init__(self, width: int, mode: str = "gate", direction: str = "present") -> None:

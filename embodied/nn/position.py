@@ -21,7 +21,7 @@ def sinusoid(value: Tensor, features: int, longest: float = 10000.0) -> Tensor:
     Returns:
       float32 [..., F].
 
-    Source: MemoryVLA's code, `specs/memoryvla.md` 1.5.1 (as in DiT).
+    Source: MemoryVLA (arXiv 2508.19236), its released code (as in DiT).
     """
     half = features // 2
     exponents = torch.arange(half, dtype=torch.float32, device=value.device) / max(half, 1)
@@ -41,7 +41,7 @@ class TimeEncoding(nn.Module):
       scale_hz: Units a second. 1 encodes seconds; the control rate encodes frame indices,
         which is what MemoryVLA trains on.
 
-    Source: `specs/memoryvla.md` 1.5.1. The paper mentions the sinusoid alone.
+    Source: MemoryVLA (arXiv 2508.19236), its released code; the paper mentions the sinusoid alone.
     """
 
     def __init__(self, width: int, features: int | None = None, scale_hz: float = 1.0) -> None:
