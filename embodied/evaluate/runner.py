@@ -288,7 +288,7 @@ class _Loop:
         time_s = torch.from_numpy((clock + self.intervention.clock_shift_s).astype(np.float32))
         obs = {key: self.upload(np.array(value)) for key, value in observation.items()}
         working, new = self.policy.observe(
-            obs, time_s.to(self.device), state, self.upload(self.first & due)
+            obs, time_s.to(self.device, non_blocking=True), state, self.upload(self.first & due)
         )
         written = self.upload(self.intervention.written(due))
         self.state = {name: where_rows(written, new[name], state[name]) for name in new}
