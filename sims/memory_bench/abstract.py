@@ -148,7 +148,8 @@ class _Graph:
         return order[::-1]
 
     def _successors(self, state: StateId) -> list[StateId]:
-        found = {s for outcome in self.next[state].values() for s in outcome}
+        # A dictionary keeps the order of the machine; a set's differs between processes.
+        found = dict.fromkeys(s for outcome in self.next[state].values() for s in outcome)
         return [s for s in found if s not in _TERMINAL]
 
     def _full_information(self) -> dict[StateId, Fraction]:
