@@ -243,7 +243,7 @@ def type_name(hint: Any) -> str:
 
 def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
     if hint is Any:
-        return _parse_yaml(value, path) if isinstance(value, Raw) else value
+        return _parsed(value, path)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(hint, args, value, path, source)
@@ -288,6 +288,15 @@ def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
     if isinstance(hint, type) and isinstance(value, hint):
         return value
     raise _wrong(path, type_name(hint), value, source)
+
+
+def _parsed(value: Any, path: str) -> Any:
+    """Reads override text at any depth of a value whose type nobody knows yet."""
+    if isinstance(value, Raw):
+        return _parse_yaml(value, path)
+    if isinstance(value, Mapping):
+        return {key: _parsed(item, _join(path, str(key))) for key, item in value.items()}
+    return value
 
 
 def _convert_union(hint: Any, args: tuple[Any, ...], value: Any, path: str, source: str) -> Any:

@@ -175,6 +175,12 @@ def test_bad_overrides(words: list[str], message: str) -> None:
         from_plain(Outer, apply_overrides({"name": "x"}, parse_overrides(words), Outer))
 
 
+def test_overrides_of_free_options_are_values_at_any_depth() -> None:
+    words = ["name=x", "options.head.dit.depth=1", "options.proprio=[a,b]", "options.kind=flow"]
+    found = from_plain(Outer, apply_overrides({}, parse_overrides(words), Outer))
+    assert found.options == {"head": {"dit": {"depth": 1}}, "proprio": ["a", "b"], "kind": "flow"}
+
+
 def test_overrides_leave_their_data_unchanged() -> None:
     data = {"name": "x", "inner": {"rate": 1.0}}
     apply_overrides(data, {"inner.rate": Raw("2")}, Outer)

@@ -8,6 +8,7 @@ from typing import Any
 from embodied import registry
 from embodied.commands.base import Command, command_line, finish, table
 from embodied.core.errors import ConfigError
+from embodied.core.task import EnvConfig
 
 
 @dataclasses.dataclass
@@ -35,6 +36,8 @@ class Options:
     out: str = "certificates"
 
     def __post_init__(self) -> None:
+        for control in self.controls:
+            EnvConfig(control=control)  # refuses unknown names
         if self.seeds < 1 or self.episodes < 1:
             raise ConfigError(
                 f"expected seeds >= 1 and episodes >= 1, got {self.seeds} and {self.episodes}"

@@ -186,7 +186,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         head = file.read_bytes()[:2]
         kind = (
             "a pickle or zip archive, which is never loaded"
-            if head in (b"PK", b"\x80\x02")
+            if head == b"PK" or head[:1] == b"\x80"
             else "not safetensors"
         )
         raise CheckpointError(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import platform
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +30,20 @@ class MetricsLogger:
         self.path = run / "metrics.jsonl"
         kept = [row for row in read_metrics(run) if row["step"] < start_step]
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(temporary, self.path)
-        self._file = self.path.open("a")
-        self._board = _open_board(run / "tensorboard", start_step)
+        with _named_failure(run):
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            os.replace(temporary, self.path)
+            self._file = self.path.open("a")
+            self._board = _open_board(run / "tensorboard", start_step)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Records scalars at `step`; values that are not finite are written as null."""
         clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        try:
+        with _named_failure(self.path.parent):
             self._file.write(json.dumps({"step": step, **clean}) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise DataError(
-                f"cannot write {self.path}: {error.strerror or error}; checkpoints are intact. "
-                "Free some space, then carry on with: "
-                f"embodied train --resume out={self.path.parent}"
-            ) from error
-        if self._board is not None:
-            for name, value in clean.items():
-                if value is not None:
-                    self._board.add_scalar(name, value, step)
+            if self._board is not None:
+                self._board.log(step, clean)
 
     def close(self) -> None:
         """Flushes and closes both."""
@@ -67,9 +64,58 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _open_board(directory: Path, start_step: int) -> Any:
+@contextlib.contextmanager
+def _named_failure(run: Path) -> Iterator[None]:
+    """Turns a failed write into an error that says what to do."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write the log of {run}: {error.strerror or error}; its checkpoints are "
+            f"intact. Free some space, then carry on with: embodied train --resume out={run}"
+        ) from error
+
+
+class _Board:
+    """A TensorBoard event file, written at once.
+
+    TensorBoard's own writer works in a thread, whose errors (a full disk) no caller can catch.
+    """
+
+    def __init__(self, directory: Path, start_step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        directory.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{platform.node()}.{os.getpid()}"
+        self._writer = RecordWriter((directory / name).open("wb"))
+        self._write(Event(file_version="brain.Event:2"))
+        # Hides what an earlier part of the run wrote at or after this step.
+        self._write(Event(step=start_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def log(self, step: int, values: dict[str, float | None]) -> None:
+        """Writes the scalars that are not None."""
+        scalars = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in values.items()
+            if value is not None
+        ]
+        self._write(self._event(step=step, summary=self._summary(value=scalars)))
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+
+def _open_board(directory: Path, start_step: int) -> _Board | None:
+    try:
+        return _Board(directory, start_step)
     except ImportError:  # tensorboard is a convenience; the JSON lines are the record
         return None
-    return SummaryWriter(str(directory), purge_step=start_step)
