@@ -200,7 +200,7 @@ class ReopenDrawer(ButtonTask):
             Waypoint(
                 tuple(start), gripper=CLOSE, tol_m=0.012, dwell_ticks=4, speed=0.38, stage=REACH
             ),
-            Waypoint(tuple(end), gripper=OPEN, tol_m=0.012, dwell_ticks=4, stage=CARRY),
+            Waypoint(tuple(end), gripper=OPEN, tol_m=0.02, dwell_ticks=4, stage=CARRY),
             Waypoint(tuple(up), tol_m=0.03, keyframe=False, stage=LEAVE),
         ]
 
