@@ -7,7 +7,6 @@ code named by a file.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import enum
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from embodied.core.errors import ConfigError
+from embodied.core.files import write_atomic
 
 T = TypeVar("T")
 
@@ -111,22 +111,8 @@ def dump_yaml(value: Any) -> str:
 
 
 def save_yaml(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes `dump_yaml(value)` so that a kill leaves the old file or the new one.
-
-    Raises:
-      ConfigError: If it can't be written, for example because the disk is full.
-    """
-    partial = Path(f"{os.fspath(path)}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(dump_yaml(value))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
+    """Writes `dump_yaml(value)` so that a kill leaves the old file or the new one."""
+    write_atomic(path, dump_yaml(value))
 
 
 def parse_overrides(arguments: Iterable[str]) -> dict[str, Raw]:

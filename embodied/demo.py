@@ -120,13 +120,13 @@ def pretrained() -> dict[str, str]:
     Raises:
       EmbodiedError: If they are not in ``results/``, as in an installed wheel.
     """
-    from embodied import claims
+    from embodied.claims import index
 
-    rows = {row["id"]: row for row in claims.read_index()}
+    rows = {row["id"]: row for row in index.read_index()}
     twin = rows.get(CLAIM, {}).get("twin")
     if not twin:
         raise EmbodiedError(
-            f"the claim {CLAIM!r} and its twin are not in {claims.results_root()}; shipped "
+            f"the claim {CLAIM!r} and its twin are not in {index.results_root()}; shipped "
             "checkpoints come with a clone. Leave out --pretrained to train your own"
         )
     return {"memory": CLAIM, "twin": twin}

@@ -24,9 +24,10 @@ from robustness.witness import Witness, answers, gymnasium_differences, record
 
 from embodied import __version__
 from embodied.core.errors import EmbodiedError
+from embodied.core.files import write_atomic, write_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.evaluate import api, provenance
-from embodied.evaluate.results import NONE, EpisodeResult, write_atomic, write_json
+from embodied.evaluate.results import NONE, EpisodeResult
 from embodied.evaluate.runner import closing
 from embodied.train.checkpoint import LoadedPolicy, load
 

@@ -25,8 +25,8 @@ from robustness.stages import Collecting, Training
 
 from embodied import __version__
 from embodied.core.errors import EmbodiedError
+from embodied.core.files import write_atomic, write_json
 from embodied.evaluate import provenance
-from embodied.evaluate.results import write_atomic, write_json
 
 HEADER = ("kill", "in its", "after", "hit", "finished", "read", "lost", "half-written left")
 

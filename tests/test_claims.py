@@ -8,7 +8,8 @@ import shutil
 
 import pytest
 
-from embodied import claims
+from embodied.claims import index, publish
+from embodied.claims.verify import verify_claim
 from embodied.core.errors import CheckpointError, ConfigError, DataError
 from embodied.evaluate.results import read_episodes, write_episodes
 
@@ -16,23 +17,23 @@ FIRST = 2_000_001
 
 
 def test_index_of_nothing_is_empty(tmp_path):
-    assert claims.read_index(tmp_path) == []
+    assert index.read_index(tmp_path) == []
     with pytest.raises(ConfigError, match="unknown claim"):
-        claims.find_claim("x", tmp_path)
+        index.find_claim("x", tmp_path)
 
 
 def test_every_row_has_every_field(tmp_path):
-    row = dict.fromkeys(claims.FIELDS) | {"id": "memory_vla-a"}
+    row = dict.fromkeys(index.FIELDS) | {"id": "memory_vla-a"}
     (tmp_path / "index.json").write_text(json.dumps([row]))
-    assert claims.find_claim("memory_vla-a", tmp_path) == row
+    assert index.find_claim("memory_vla-a", tmp_path) == row
     with pytest.raises(ConfigError, match="did you mean 'memory_vla-a'"):
-        claims.find_claim("memory_vla-b", tmp_path)
+        index.find_claim("memory_vla-b", tmp_path)
     with pytest.raises(ConfigError, match="ships no checkpoint"):
-        claims.claim_checkpoint("memory_vla-a", tmp_path)
+        index.claim_checkpoint("memory_vla-a", tmp_path)
     del row["ceiling"]
     (tmp_path / "index.json").write_text(json.dumps([row]))
     with pytest.raises(DataError, match="ceiling"):
-        claims.read_index(tmp_path)
+        index.read_index(tmp_path)
 
 
 def test_default_ids():
@@ -45,10 +46,10 @@ def test_default_ids():
         "memory": "perceptual_cognitive",
         "intervene": "none",
     }
-    assert claims.default_id(row) == "memory_vla-put_block_back-k4-rgb"
+    assert publish.default_id(row) == "memory_vla-put_block_back-k4-rgb"
     twin = row | {"memory": "none", "intervene": "swapped", "knobs": {}}
-    assert claims.default_id(twin) == "memory_vla-put_block_back-easy-rgb-none-swapped"
-    assert claims.default_id(row, "core").startswith("suite-core-memory_vla-easy")
+    assert publish.default_id(twin) == "memory_vla-put_block_back-easy-rgb-none-swapped"
+    assert publish.default_id(row, "core").startswith("suite-core-memory_vla-easy")
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +80,8 @@ def evaluations(tmp_path_factory):
 @pytest.fixture
 def published(evaluations, tmp_path):
     runs, twin = evaluations
-    twin_row = claims.add_claim([runs[0][1]], role="twin", root=tmp_path, checkpoint=twin)
-    row = claims.add_claim(
+    twin_row = publish.add_claim([runs[0][1]], role="twin", root=tmp_path, checkpoint=twin)
+    row = publish.add_claim(
         [out for _, out in runs], twin=twin_row["id"], checkpoint=runs[0][0], root=tmp_path
     )
     return tmp_path, row, twin_row
@@ -91,7 +92,7 @@ def test_published_claim(published):
     root, row, twin = published
     assert row["id"] == "memory_vla-remember_color-k3-state"
     assert twin["id"] == row["id"] + "-none" == row["twin"]
-    assert [r["id"] for r in claims.read_index(root)] == [row["id"], twin["id"]]
+    assert [r["id"] for r in index.read_index(root)] == [row["id"], twin["id"]]
     assert row["n"] == 12 and row["train_seeds"] == [0, 1]
     assert row["eval_seeds"] == [FIRST, FIRST + 5]
     assert row["ceiling"] == pytest.approx(1 / 3) and row["batch"] == 3
@@ -120,10 +121,10 @@ def test_published_claim(published):
 def test_replay_gives_the_published_outcomes(published):
     root, row, twin = published
     for name in (row["id"], twin["id"]):
-        result = claims.verify(name, 4, root=root)
+        result = verify_claim(name, 4, root=root)
         assert result.exit_code == 0 and not result.differing and result.same_processor
         assert "verified" in result.text()
-    assert len(claims.verify(row["id"], 4, root=root).comparisons) == 4 + 3
+    assert len(verify_claim(row["id"], 4, root=root).comparisons) == 4 + 3
 
 
 @pytest.mark.sim
@@ -133,14 +134,14 @@ def test_edited_rows_and_checkpoints_are_noticed(published):
     rows = read_episodes(path)
     edited = [dataclasses.replace(e, success=not e.success, length=e.length + 1) for e in rows]
     write_episodes(path, edited)
-    result = claims.verify(row["id"], 2, root=root)
+    result = verify_claim(row["id"], 2, root=root)
     assert result.exit_code == 1 and len(result.differing) == 2
     assert "NOT verified" in result.text() and "success" in result.text()
     other = root / twin["id"] / "checkpoint"
     shutil.rmtree(root / row["id"] / "checkpoint")
     shutil.copytree(other, root / row["id"] / "checkpoint")
     with pytest.raises(CheckpointError, match="not the network that was measured"):
-        claims.verify(row["id"], 2, root=root)
+        verify_claim(row["id"], 2, root=root)
 
 
 @pytest.mark.sim
@@ -153,7 +154,7 @@ def test_another_processor_is_told(published):
     rows = read_episodes(root / row["id"] / "episodes.jsonl")
     rows = [dataclasses.replace(e, length=e.length + 1) for e in rows]
     write_episodes(root / row["id"] / "episodes.jsonl", rows)
-    result = claims.verify(row["id"], 2, root=root)
+    result = verify_claim(row["id"], 2, root=root)
     assert result.exit_code == 0 and "another cpu" in result.text()
 
 
@@ -162,19 +163,19 @@ def test_publishing_refuses(published, evaluations):
     root, row, _ = published
     (first, second), twin = evaluations
     with pytest.raises(ConfigError, match="exists already"):
-        claims.add_claim([first[1]], name=row["id"], root=root)
+        publish.add_claim([first[1]], name=row["id"], root=root)
     with pytest.raises(ConfigError, match="lower case"):
-        claims.add_claim([first[1]], name="Mine", root=root)
+        publish.add_claim([first[1]], name="Mine", root=root)
     with pytest.raises(DataError, match="training seeds repeat"):
-        claims.add_claim([first[1], first[1]], name="memory_vla-x", root=root)
+        publish.add_claim([first[1], first[1]], name="memory_vla-x", root=root)
     with pytest.raises(DataError, match="not a network"):
-        claims.add_claim([first[1]], name="memory_vla-x", checkpoint=twin, root=root)
+        publish.add_claim([first[1]], name="memory_vla-x", checkpoint=twin, root=root)
     with pytest.raises(DataError, match="no row"):
-        claims.add_claim([first[1]], name="memory_vla-x", intervene="erased", root=root)
+        publish.add_claim([first[1]], name="memory_vla-x", intervene="erased", root=root)
     with pytest.raises(ConfigError, match="unknown claim"):
-        claims.add_claim([first[1]], name="memory_vla-x", twin="nobody", root=root)
-    assert len(claims.read_index(root)) == 2
+        publish.add_claim([first[1]], name="memory_vla-x", twin="nobody", root=root)
+    assert len(index.read_index(root)) == 2
     # The same network needs no second copy.
-    again = claims.add_claim([first[1]], name="memory_vla-x", root=root)
+    again = publish.add_claim([first[1]], name="memory_vla-x", root=root)
     assert again["checkpoint"] == row["checkpoint"]
     assert second[1].exists()

@@ -83,7 +83,7 @@ def test_yaml_round_trip_and_small_numbers(tmp_path: Path) -> None:
     assert from_plain(Outer, load_yaml(path)) == Outer("x", inner=Inner(1e-4))
     path.write_text("name: x\ninner: {rate: 5e-4}\n")
     assert from_plain(Outer, load_yaml(path)).inner.rate == 5e-4
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".tmp-*"))
 
 
 @pytest.mark.parametrize(

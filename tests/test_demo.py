@@ -77,9 +77,9 @@ def test_an_unfit_machine_is_named(
 def test_pretrained_needs_the_shipped_claims(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from embodied import claims
+    from embodied.claims import index
 
-    monkeypatch.setattr(claims, "results_root", lambda: tmp_path)
+    monkeypatch.setattr(index, "results_root", lambda: tmp_path)
     with pytest.raises(EmbodiedError, match="come with a clone"):
         demo.demo(demo.DemoConfig(out=str(tmp_path / "demo"), pretrained=True))
     assert not (tmp_path / "demo").exists()

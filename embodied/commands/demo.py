@@ -15,8 +15,8 @@ def run(options: DemoConfig) -> None:
     if options.preset not in config_options("preset"):
         raise unknown_name("preset", options.preset, config_options("preset"))
     from embodied.commands.evaluate import summary
+    from embodied.core.files import read_json
     from embodied.demo import demo, findings
-    from embodied.evaluate.results import read_json
 
     result = demo(options)
     results = read_json(result / "results.json")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from embodied.commands.base import Command, command_line, finish, table
+from embodied.core.files import read_json
 from embodied.evaluate import report
 from embodied.evaluate.api import RESULTS, EvaluateConfig, run_evaluation
-from embodied.evaluate.results import read_json
 
 COLUMNS = ("task", "memory", "intervention", "success", "95 % interval", "ceiling c*", "commits",
            "swap followed", "n")  # fmt: skip

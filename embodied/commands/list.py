@@ -103,7 +103,7 @@ def _suites() -> list[dict[str, object]]:
 
 
 def _claims() -> list[dict[str, object]]:
-    from embodied.claims import read_index
+    from embodied.claims.index import read_index
 
     return [
         {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from embodied import claims
 from embodied.commands.base import Command, command_line, finish
 from embodied.core.errors import ConfigError
 
@@ -30,7 +29,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Prints the verdict; exit code 1 if outcomes differ."""
-    verification = claims.verify(options.claim, options.episodes, options.device)
+    from embodied.claims.verify import verify_claim
+
+    verification = verify_claim(options.claim, options.episodes, options.device)
     print(verification.text())
     finish(None, command_line("embodied", "play", f"policy={options.claim}"))
     return verification.exit_code

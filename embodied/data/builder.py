@@ -9,6 +9,7 @@ from typing import Any
 
 from embodied.core import ticks
 from embodied.core.errors import DataError
+from embodied.core.files import remove_temporary, write_atomic
 from embodied.data import shards
 from embodied.data.manifest import (
     MANIFEST,
@@ -56,8 +57,8 @@ class Builder:
         Raises:
           DataError: If the directory holds data of other settings, or damaged files.
         """
-        shards.remove_temporary(self.directory)
-        shards.remove_temporary(self.job.directory)
+        remove_temporary(self.directory)
+        remove_temporary(self.job.directory)
         if (self.directory / MANIFEST).exists():
             self._manifest = load_manifest(self.directory)
             self._refuse_other(self._asked(), self._manifest.settings)
@@ -214,7 +215,7 @@ class Builder:
         sources = [self.job.directory / f"{shards.group_name(seed)}.h5" for seed in fresh]
         path = self.directory / name
         data, _, _ = shards.merge_bytes(sources + ([path] if old else []))
-        shards.write_atomic(path, data)
+        write_atomic(path, data)
         self._manifest.shards[name] = describe_shard(path, data)
         save_manifest(self.directory, self._manifest)
         for seed, source in zip(fresh, sources, strict=True):

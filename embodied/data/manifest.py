@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from embodied.core.errors import DataError
+from embodied.core.files import write_atomic
 from embodied.core.specs import ArraySpec
 from embodied.data import shards
 from embodied.data.schema import FORMAT, FORMAT_VERSION, canonical_json
@@ -180,7 +181,7 @@ def load_manifest(directory: Path) -> Manifest:
 def save_manifest(directory: Path, manifest: Manifest) -> None:
     """Writes ``dataset.json`` atomically."""
     text = json.dumps(manifest.to_json(), indent=1, allow_nan=False) + "\n"
-    shards.write_atomic(directory / MANIFEST, text.encode())
+    write_atomic(directory / MANIFEST, text.encode())
 
 
 def describe_shard(path: Path, data: bytes | None = None) -> ShardInfo:

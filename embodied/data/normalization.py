@@ -77,7 +77,7 @@ def save_statistics(path: Path, values: Statistics) -> None:
     """Writes statistics as safetensors, names ``<key>/<name>``."""
     from safetensors.numpy import save
 
-    from embodied.data.shards import write_atomic
+    from embodied.core.files import write_atomic
 
     flat = {f"{k}/{n}": np.ascontiguousarray(a) for k, part in values.items()
             for n, a in part.items()}  # fmt: skip

@@ -15,11 +15,9 @@ order in which workers finished or on how often collecting was interrupted.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -38,8 +36,6 @@ from embodied.data.schema import (
     validate,
 )
 
-TEMPORARY_PREFIX = ".tmp-"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GROUP = re.compile(r"episode_(\d{9})")
 _GROUPS = ("control", "obs", "label")
 
@@ -47,49 +43,6 @@ _GROUPS = ("control", "obs", "label")
 def group_name(seed: int) -> str:
     """Returns the name of an episode's HDF5 group."""
     return f"episode_{seed:09d}"
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` so that a kill at any moment leaves the old file or the new one.
-
-    Raises:
-      DataError: If the disk or the quota is full, or the directory can't be written.
-    """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if error.errno in _FULL:
-            raise DataError(
-                f"no space left to write {path} ({len(data):,} bytes: {error.strerror}); all "
-                "finished files are intact. Free some space and run the same command again: it "
-                "continues where it stopped"
-            ) from error
-        raise DataError(f"can't write {path}: {error.strerror or error}") from error
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def remove_temporary(directory: Path) -> list[str]:
-    """Deletes what interrupted writes left behind; returns the names."""
-    names = []
-    for path in sorted(directory.glob(TEMPORARY_PREFIX + "*")):
-        path.unlink(missing_ok=True)
-        names.append(path.name)
-    return names
 
 
 def _build(fill: Callable[[h5py.File], None], failed: Mapping[int, str]) -> bytes:

@@ -23,6 +23,7 @@ from typing import Any
 
 from embodied import __version__
 from embodied.core.errors import DataError, EmbodiedError, SimulatorError
+from embodied.core.files import write_atomic
 from embodied.core.task import EnvConfig
 from embodied.data import shards
 from embodied.data.reader import EpisodeStore
@@ -114,7 +115,7 @@ class Recorder:
             data = shards.failed_file_bytes(seed, result)
         else:
             data = shards.episode_file_bytes(result)
-        shards.write_atomic(self._job.directory / f"{shards.group_name(seed)}.h5", data)
+        write_atomic(self._job.directory / f"{shards.group_name(seed)}.h5", data)
         return Outcome(seed, failure)
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ import torch
 from embodied import __version__, registry
 from embodied.config import from_plain, to_plain
 from embodied.core.errors import ConfigError, DataError, unknown_name
+from embodied.core.files import read_json, write_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig
 from embodied.evaluate import provenance, report, video
@@ -32,9 +33,7 @@ from embodied.evaluate.results import (
     NONE,
     EpisodeResult,
     read_episodes,
-    read_json,
     write_episodes,
-    write_json,
 )
 from embodied.evaluate.runner import closing, run
 from embodied.evaluate.summary import compare_with_twin, summarise

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from embodied.evaluate.results import write_atomic
+from embodied.core.files import write_atomic
 
 NOTE = (
     "The tasks are independent re-creations: these scores never stand in one column with scores "

@@ -1,16 +1,15 @@
-"""The row an episode leaves behind, and reading and writing rows without half-written files."""
+"""The row an episode leaves behind, and files of such rows."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from embodied.core.errors import DataError
+from embodied.core.files import write_atomic
 
 NONE, SWAPPED, ERASED, FROZEN = "none", "swapped", "erased", "frozen"
 INTERVENTIONS = (NONE, SWAPPED, ERASED, FROZEN)
@@ -96,40 +95,9 @@ class EpisodeResult:
         return {name: getattr(self, name) for name in OUTCOME_FIELDS}
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all: a temporary file beside it, flushed, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes indented JSON atomically; refuses NaN."""
-    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
 def write_episodes(path: Path, episodes: Iterable[EpisodeResult]) -> None:
     """Writes one JSON line an episode, atomically."""
     write_atomic(path, "".join(json.dumps(e.to_json()) + "\n" for e in episodes))
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON; says which file is missing or broken."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def read_episodes(path: Path) -> list[EpisodeResult]:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from embodied.claims.index import claim_checkpoint, read_index
 from embodied.core.errors import CheckpointError
 from embodied.core.policy import Policy
 from embodied.core.specs import Interface
@@ -140,11 +141,8 @@ def resolve(path: str | Path) -> Path:
     found = checkpoints(path)
     if found:
         return found[-1]
-    if not path.exists():
-        from embodied import claims
-
-        if any(row["id"] == str(path) for row in claims.read_index()):
-            return claims.claim_checkpoint(str(path))
+    if not path.exists() and any(row["id"] == str(path) for row in read_index()):
+        return claim_checkpoint(str(path))
     if (path / "config.yaml").exists():
         raise CheckpointError(
             f"{path} is a run without a checkpoint yet; carry it on with: "

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from embodied import __version__, registry
 from embodied.config import from_plain, load_yaml, save_yaml, to_plain
 from embodied.core.errors import CheckpointError, ConfigError, SpecMismatch
+from embodied.core.files import TEMPORARY_PREFIX
 from embodied.core.policy import Policy
 from embodied.core.task import EnvConfig
 from embodied.data.segments import SegmentConfig, SegmentDataset
@@ -159,7 +160,7 @@ def _check_run_directory(run: Path, config: TrainConfig, resume: bool) -> None:
     if run.exists() and not run.is_dir():
         raise ConfigError(f"{run} is a file; choose another directory as out=")
     # What a kill left of writing the configuration itself is nothing to protect or resume.
-    if run.exists() and any(path.suffix != ".partial" for path in run.iterdir()):
+    if run.exists() and any(not p.name.startswith(TEMPORARY_PREFIX) for p in run.iterdir()):
         what = "pass --resume to carry on, or choose"
         if not file.exists():
             what = f"it is no run (it has no {CONFIG_FILE}); choose"

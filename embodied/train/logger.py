@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from embodied.core.errors import DataError
+from embodied.core.files import write_atomic
 
 
 class MetricsLogger:
@@ -29,10 +30,8 @@ class MetricsLogger:
     def __init__(self, run: Path, start_step: int) -> None:
         self.path = run / "metrics.jsonl"
         kept = [row for row in read_metrics(run) if row["step"] < start_step]
-        temporary = self.path.with_suffix(".tmp")
+        write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         with _named_failure(run):
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(temporary, self.path)
             self._file = self.path.open("a")
             self._board = _open_board(run / "tensorboard", start_step)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from embodied.config import load_yaml
 from embodied.core.errors import EmbodiedError
+from embodied.core.files import TEMPORARY_PREFIX
 from embodied.data import shards
 from embodied.data.manifest import MANIFEST, UNFINISHED
 from embodied.data.reader import EpisodeStore
@@ -68,7 +69,7 @@ class Collecting:
         return [
             path.name
             for folder in (out, out / UNFINISHED)
-            for path in folder.glob(shards.TEMPORARY_PREFIX + "*")
+            for path in folder.glob(TEMPORARY_PREFIX + "*")
         ]
 
     def read(self, out: Path) -> set[int]:

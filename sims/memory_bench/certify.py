@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embodied.core.errors import unknown_name
+from embodied.core.files import write_atomic
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import CUE, EXECUTE, GAP, TaskInfo
 from sims.memory_bench import aliasing
@@ -179,12 +180,8 @@ def load(task: str, folder: pathlib.Path | str = FOLDER) -> dict[str, Any] | Non
 
 def save(result: Mapping[str, Any], folder: pathlib.Path | str = FOLDER) -> pathlib.Path:
     """Writes what `certify_task` returned to ``<folder>/<task>.json``; returns the path."""
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{result['task']}.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
-    partial.replace(path)
+    path = pathlib.Path(folder) / f"{result['task']}.json"
+    write_atomic(path, json.dumps(result, indent=1, sort_keys=True) + "\n")
     return path
 
 

@@ -252,11 +252,6 @@ class ButtonTask(Task):
         up = (float(here[0]), float(here[1]), SAFE_Z_M)
         return [Waypoint(up, gripper=OPEN, tol_m=0.03, keyframe=False, stage=stage)]
 
-    def strayed(self, xy: Sequence[float], safe_z_m: float, far_m: float = 0.04) -> bool:
-        """Returns whether the hand is low and not over `xy`: going there would hit things."""
-        here = self.scene.eef_pos()
-        return bool(here[2] < safe_z_m - 0.04 and np.hypot(*(here[:2] - xy)) > far_m)
-
 
 class BlockTask(ButtonTask):
     """Base of the two tasks that move blocks: picking, releasing, paths that recover."""

@@ -193,6 +193,13 @@ class Task:
         """
         return None
 
+    # -- help for experts --------------------------------------------------------------------
+
+    def strayed(self, xy: Sequence[float], safe_z_m: float, far_m: float = 0.04) -> bool:
+        """Returns whether the hand is low and not over `xy`: going there would hit things."""
+        here = self.scene.eef_pos()
+        return bool(here[2] < safe_z_m - 0.04 and np.hypot(*(here[:2] - xy)) > far_m)
+
     # -- lengths, in ticks ----------------------------------------------------------------
 
     @property

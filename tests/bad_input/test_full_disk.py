@@ -54,7 +54,7 @@ def test_full_disk_while_collecting(
 @pytest.mark.parametrize(
     ("leave", "message"),
     [
-        (0, "config.yaml: No space left on device"),
+        (0, "no space left to write"),
         (8192, "cannot write the log of"),
         (150_000, "No space left on device (os error 28); earlier checkpoints are intact"),
     ],
@@ -68,7 +68,7 @@ def test_full_disk_while_training(
     words[words.index("out=new")] = f"out={run}"
     ballast = fill(small_disk, leave)
     assert message in refused(capsys, *words)
-    assert not list(run.glob("checkpoints/*")) and not list(run.glob("*.partial"))
+    assert not list(run.glob("checkpoints/*")) and not list(run.glob(".tmp-*"))
     ballast.unlink()
     if (run / "config.yaml").exists():
         words = ["train", "--resume", f"out={run}"]
@@ -80,7 +80,7 @@ def test_full_disk_while_training(
     [
         (["collect", f"task={TASK}", "image_size=16", "episodes=1", "workers=0", "out=new"],
          "no space left to write"),
-        ([*TRAIN, "data=data"], "config.yaml: No space left on device"),
+        ([*TRAIN, "data=data"], "No space left on device); all finished files are intact"),
     ],
     ids=["collect", "train"],
 )  # fmt: skip

@@ -186,7 +186,7 @@ def test_what_interrupted_writes_left_is_no_obstacle(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "new").mkdir()
-    (place / "new" / "config.yaml.partial").write_text("task: [rem")
+    (place / "new" / ".tmp-config.yaml-1").write_text("task: [rem")
     words = [*TRAIN, "data=data", "checkpoint_every=1"]
     assert main(words) == 0
     torn = place / "new" / "checkpoints" / ".writing-00000003"

@@ -168,7 +168,7 @@ def test_a_dead_worker_names_its_seed_and_loses_nothing(tmp_path):
 def test_a_full_disk_stops_clearly_and_loses_nothing(tmp_path, monkeypatch):
     import errno
 
-    from embodied.data import shards
+    from embodied.core import files
 
     real, calls = os.fsync, []
 
@@ -178,7 +178,7 @@ def test_a_full_disk_stops_clearly_and_loses_nothing(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(handle)
 
-    monkeypatch.setattr(shards.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(DataError, match="no space left"):
         collect_fake(tmp_path / "d")
     monkeypatch.undo()

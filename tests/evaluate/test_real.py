@@ -10,11 +10,12 @@ import torch
 
 from embodied import registry
 from embodied.core.errors import ConfigError
+from embodied.core.files import read_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig
 from embodied.evaluate.api import evaluate
 from embodied.evaluate.executors import ExecutorConfig
-from embodied.evaluate.results import read_episodes, read_json
+from embodied.evaluate.results import read_episodes
 from embodied.evaluate.runner import closing, run
 from tests.evaluate.checkpoints import STATE, memory_vla, untrained
 from tests.evaluate.scripted import ColourPolicy

@@ -8,8 +8,9 @@ import html.parser
 import pytest
 
 from embodied.core.errors import DataError
+from embodied.core.files import read_json, write_json
 from embodied.evaluate import report, stats
-from embodied.evaluate.results import read_episodes, read_json, write_json
+from embodied.evaluate.results import read_episodes
 from embodied.evaluate.runner import run
 from embodied.evaluate.summary import compare_with_twin, summarise
 from embodied.evaluate.video import encode_picture

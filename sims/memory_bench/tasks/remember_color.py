@@ -18,6 +18,9 @@ from sims.memory_bench.task import CLOSE, COMMON_KNOBS, TICKS_PER_S, Task, Waypo
 
 MAX_K = len(PALETTE)
 CUBE_HALF_M = 0.026
+ABOVE, DOWN = 1, 2  # stages of the expert's path
+_TOP_Z_M = TABLE_TOP_M + 2 * CUBE_HALF_M
+_HOVER_Z_M = _TOP_Z_M + 0.11
 TOUCH_TICKS = 4  # the contact must last longer than 0.2 s
 _CELLS_X, _CELLS_Y, _CELL_M, _JITTER_M = 3, 4, 0.14, 0.018
 _GRID_CENTRE_M = (0.03, 0.02)
@@ -167,10 +170,23 @@ class RememberColor(Task):
         return 0.9 * (1.0 - np.tanh(4.0 * distance))
 
     def waypoints(self) -> Sequence[Waypoint]:
-        """Above the right cube, then down on it with closed fingers, and stay."""
+        """High above the right cube, then down on it with closed fingers, and stay.
+
+        The hand comes down only over a cube. So a policy that can't tell which cube is right
+        wavers up high, where the next look still decides, and not between the cubes.
+        """
         x, y, _ = self.plan["pos"][self.cue]
-        top = TABLE_TOP_M + 2 * CUBE_HALF_M
-        return (
-            Waypoint((x, y, top + 0.07), gripper=CLOSE, tol_m=0.025, keyframe=False),
-            Waypoint((x, y, top), gripper=CLOSE, tol_m=0.02, dwell_ticks=20, speed=0.35),
-        )
+        path = [
+            Waypoint((x, y, _HOVER_Z_M), gripper=CLOSE, tol_m=0.02, keyframe=False, stage=ABOVE),
+            Waypoint((x, y, _TOP_Z_M), tol_m=0.02, dwell_ticks=20, speed=0.35, stage=DOWN),
+        ]
+        if self.strayed((x, y), _HOVER_Z_M):
+            here = self.scene.eef_pos()
+            up = (float(here[0]), float(here[1]), _HOVER_Z_M)
+            path.insert(0, Waypoint(up, gripper=CLOSE, tol_m=0.03, keyframe=False))
+        return path
+
+    def replan(self, stage: int, goal_world_m: np.ndarray) -> Sequence[Waypoint] | None:
+        """Rises again when the hand was led astray down between the cubes."""
+        low = stage in (ABOVE, DOWN) and self.strayed(goal_world_m[:2], _HOVER_Z_M)
+        return self.waypoints() if low else None

@@ -1,10 +1,4 @@
-"""Published claims: rows of ``results/index.json`` with everything needed to replay them.
-
-Beside the index, ``results/<id>/`` holds the claim's per-episode rows (``episodes.jsonl``, and
-``swapped_episodes.jsonl`` where memories were swapped), the evaluations they come from
-(``evaluation-<training seed>.json``), the training configuration (``config.yaml``), a report,
-and for headline claims a checkpoint. Reading the index needs no torch.
-"""
+"""Publishing a claim: from evaluation directories to ``results/``; see `embodied.claims.index`."""
 
 from __future__ import annotations
 
@@ -16,32 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from embodied.core.errors import ConfigError, DataError, unknown_name
-from embodied.evaluate import stats
-from embodied.evaluate.results import (
-    NONE,
-    SWAPPED,
-    EpisodeResult,
-    read_episodes,
-    read_json,
-    write_atomic,
-    write_episodes,
-    write_json,
+from embodied.claims.index import (
+    CHECKPOINT,
+    EPISODES,
+    FIELDS,
+    INDEX,
+    SWAPPED_EPISODES,
+    find_claim,
+    read_index,
+    results_root,
 )
+from embodied.core.errors import ConfigError, DataError
+from embodied.core.files import read_json, write_atomic, write_json
+from embodied.evaluate import stats
+from embodied.evaluate.provenance import sha256
+from embodied.evaluate.results import NONE, SWAPPED, EpisodeResult, read_episodes, write_episodes
 from embodied.evaluate.summary import summarise, swap_summary
-
-INDEX = "index.json"
-EPISODES, SWAPPED_EPISODES = "episodes.jsonl", "swapped_episodes.jsonl"
-CHECKPOINT = "checkpoint"
-
-FIELDS = (
-    "id", "task", "level", "knobs", "policy", "memory", "intervene", "control", "visuals",
-    "observation", "success", "n", "low", "high", "ceiling", "expert", "score", "commit_rate",
-    "swap_followed", "twin", "state_bytes", "train_seeds", "eval_seeds", "batch", "command",
-    "commit", "checkpoint",
-)  # fmt: skip
-"""Every row has every field; null where it can't apply. Rates are fractions, the interval is
-Wilson's 95 %, `twin` names the twin's claim, `checkpoint` is a folder below ``results/``."""
+from embodied.train.checkpoint import MODEL_FILE, POLICY_FILE, resolve
 
 SAME = (
     "level", "knobs", "policy", "memory", "control", "visuals", "observation", "cameras",
@@ -50,52 +35,6 @@ SAME = (
 """What evaluations must share to be pooled into one claim."""
 
 MAX_CHECKPOINT_MB = 10.0
-
-
-def results_root() -> Path:
-    """Returns the directory of published results: of the clone, else of the working directory."""
-    clone = Path(__file__).resolve().parent.parent / "results"
-    return clone if clone.is_dir() else Path("results")
-
-
-def read_index(root: Path | None = None) -> list[dict[str, Any]]:
-    """Returns all claims; none where nothing has been published.
-
-    Raises:
-      DataError: If a row lacks a field or has an unknown one.
-    """
-    file = (root or results_root()) / INDEX
-    if not file.exists():
-        return []
-    rows = read_json(file)
-    for row in rows:
-        if set(row) != set(FIELDS):
-            odd = sorted(set(row) ^ set(FIELDS))
-            raise DataError(f"{file}: claim {row.get('id')!r} differs in the fields {odd}")
-    return rows
-
-
-def find_claim(name: str, root: Path | None = None) -> dict[str, Any]:
-    """Returns the claim called `name`; an unknown one is refused with the nearest match."""
-    rows = {row["id"]: row for row in read_index(root)}
-    if name not in rows:
-        raise unknown_name("claim", name, rows)
-    return rows[name]
-
-
-def claim_checkpoint(name: str, root: Path | None = None) -> Path:
-    """Returns the checkpoint directory that a claim ships.
-
-    Raises:
-      ConfigError: If the claim ships none.
-    """
-    root = root or results_root()
-    row = find_claim(name, root)
-    if row["checkpoint"] is None:
-        raise ConfigError(
-            f"claim {name!r} ships no checkpoint; train it again from results/{name}/config.yaml"
-        )
-    return root / row["checkpoint"]
 
 
 def add_claim(
@@ -197,17 +136,6 @@ def default_id(row: dict[str, Any], suite: str | None = None) -> str:
     if row["intervene"] != NONE:
         words.append(row["intervene"])
     return "-".join(words).lower()
-
-
-def verify(name: str, episodes: int = 5, device: str = "cpu", root: Path | None = None) -> Any:
-    """Replays episodes of a claim from its checkpoint; see :mod:`embodied.evaluate.verify`.
-
-    Returns:
-      A ``Verification``; its ``exit_code`` is 0 if the outcomes are the published ones.
-    """
-    from embodied.evaluate.verify import verify_claim
-
-    return verify_claim(name, episodes, device, root or results_root())
 
 
 class _Source:
@@ -342,9 +270,6 @@ def _ship(
     root: Path,
 ) -> str | None:
     """Copies the checkpoint, or points to an equal one; returns its folder below `root`."""
-    from embodied.evaluate.provenance import sha256
-    from embodied.train.checkpoint import MODEL_FILE, POLICY_FILE, resolve
-
     hashes = {source.results[role]["sha256"] for source in sources}
     directory = None if checkpoint is None else resolve(checkpoint)
     if directory is not None and sha256(directory / MODEL_FILE) not in hashes:

@@ -15,11 +15,18 @@ from typing import Any
 
 import torch
 
-from embodied import claims
+from embodied.claims.index import (
+    EPISODES,
+    SWAPPED_EPISODES,
+    claim_checkpoint,
+    find_claim,
+    results_root,
+)
 from embodied.config import from_plain
 from embodied.core.errors import CheckpointError, DataError
+from embodied.core.files import read_json
 from embodied.evaluate import api, provenance
-from embodied.evaluate.results import EpisodeResult, read_episodes, read_json
+from embodied.evaluate.results import EpisodeResult, read_episodes
 from embodied.train.checkpoint import MODEL_FILE, LoadedPolicy, load
 
 ALLOWED_ELSEWHERE = 0.05
@@ -83,15 +90,24 @@ class Verification:
         return "\n".join(lines)
 
 
-def verify_claim(name: str, episodes: int, device: str, root: Path) -> Verification:
+def verify_claim(
+    name: str, episodes: int = 5, device: str = "cpu", root: Path | None = None
+) -> Verification:
     """Replays `episodes` rows of a claim, and as many of its swapped ones.
+
+    Args:
+      name: The claim's id.
+      episodes: How many of each, from the first on.
+      device: Where to run the policy.
+      root: Directory of results; by default the package's own.
 
     Raises:
       ConfigError: If the claim is unknown or ships no checkpoint.
       CheckpointError: If the checkpoint is not the one that was measured.
     """
-    row = claims.find_claim(name, root)
-    directory = claims.claim_checkpoint(name, root)
+    root = root or results_root()
+    row = find_claim(name, root)
+    directory = claim_checkpoint(name, root)
     evaluation, role = _evaluation(row, root, provenance.sha256(directory / MODEL_FILE))
     plain = {k: v for k, v in evaluation["config"].items() if k not in ("source", "twin", "out")}
     plain |= {"device": device, "progress": False, "workers": 0}
@@ -102,7 +118,7 @@ def verify_claim(name: str, episodes: int, device: str, root: Path) -> Verificat
     compared: list[Comparison] = []
     machine = evaluation["machine"]
     same = (provenance.cpu_model(), device) == (machine["cpu"], machine["device"])
-    for file in (claims.EPISODES, claims.SWAPPED_EPISODES):
+    for file in (EPISODES, SWAPPED_EPISODES):
         path = root / name / file
         if not path.exists():
             continue

@@ -1,0 +1,1 @@
+"""Published claims: `index` reads them, `publish` adds one; nothing heavy is imported here."""
