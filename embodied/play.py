@@ -49,6 +49,16 @@ class Played:
     outcomes: list[tuple[int, int, bool, str]]
 
 
+def unused(who: str, task: str, level: str, seed: int) -> Path:
+    """Returns ``plays/<who>-<task>-<level>-<seed>.mp4``, numbered if that is there already."""
+    first = Path(f"plays/{who}-{task}-{level}-{seed}.mp4")
+    path, number = first, 1
+    while path.exists():
+        number += 1
+        path = first.with_stem(f"{first.stem}-{number}")
+    return path
+
+
 def play_expert(
     task: str,
     level: str,
@@ -126,7 +136,7 @@ def play_policy(
     recorder = VideoRecorder(range(len(seeds)), name, camera, size)
     cues = None if cue is None else [cue] * len(seeds)
     rows = api.replay(loaded, config, setting, "none", list(seeds), cues=cues, recorder=recorder)
-    where = Path(out or f"plays/policy-{setting.task}-{setting.level}-{seeds[0]}.mp4")
+    where = Path(out) if out else unused("policy", setting.task, setting.level, seeds[0])
     outcomes = [(row.seed, row.cue, row.success, _words(dataclasses.asdict(row))) for row in rows]
     return Played(write_video(where, list(recorder.recordings.values())), outcomes)
 

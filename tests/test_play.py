@@ -90,3 +90,15 @@ def test_keys_move_the_hand_and_the_video_is_kept(tmp_path: Path) -> None:
     free = [phase for phase, held in seen if not held]
     assert len(free) == 1 + 4 * play.TICKS_A_KEY
     assert out.exists()
+
+
+def test_an_earlier_video_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for _ in range(3):
+        path = play.unused("expert", "remember_color", "easy", 0)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        names.append(path.name)
+    stem = "expert-remember_color-easy-0"
+    assert names == [f"{stem}.mp4", f"{stem}-2.mp4", f"{stem}-3.mp4"]

@@ -33,7 +33,7 @@ class Options:
       size: Side of the picture in pixels.
       control: ``"fast"`` or ``"osc"``; a policy keeps its own.
       visuals: ``"lite"`` or ``"full"``; a policy keeps its own.
-      out: Video to write; empty for ``plays/<who>-<task>-<level>-<seed>.mp4``.
+      out: Video to write; empty for a name below ``plays/`` that is not taken.
     """
 
     task: str = ""
@@ -78,12 +78,19 @@ def run(options: Options) -> None:
     registry.task_info(options.task).knobs(level)
     config = EnvConfig(control=options.control, visuals=options.visuals)
     who = "keyboard" if options.keyboard else "expert"
-    out = Path(options.out or f"plays/{who}-{options.task}-{level}-{options.seed}.mp4")
+    out = Path(options.out) if options.out else play.unused(who, options.task, level, options.seed)
     look = {"cue": options.cue, "camera": options.camera, "size": options.size}
     if options.keyboard:
         with play.terminal_keys() as keys:
             played = play.play_keyboard(
-                options.task, level, config, options.seed, out, keys, play.show_in_terminal, **look
+                options.task,
+                level,
+                config,
+                options.seed,
+                Path(out),
+                keys,
+                play.show_in_terminal,
+                **look,
             )
     else:
         seeds = range(options.seed, options.seed + options.episodes)

@@ -57,6 +57,28 @@ class ArraySpec:
             )
 
 
+def camera_specs(name: str, size: int, depth: bool = False) -> dict[str, ArraySpec]:
+    """Returns what a calibrated camera gives.
+
+    Args:
+      name: Camera name, the beginning of each key.
+      size: Side of its square pictures in pixels.
+      depth: Whether it also gives depth.
+
+    Returns:
+      ``<name>_image_u8`` (RGB), ``_intrinsics`` (camera matrix in pixels), ``_cam_to_world``
+      (pose; x right, y down, z forward, metres), and ``_depth_m`` along z.
+    """
+    specs = {
+        f"{name}_image_u8": ArraySpec((size, size, 3), "uint8", "u8", 0, 255),
+        f"{name}_intrinsics": ArraySpec((3, 3), "float32", "px", 0.0, 1e5),
+        f"{name}_cam_to_world": ArraySpec((4, 4), "float32", "", -10.0, 10.0),
+    }
+    if depth:
+        specs[f"{name}_depth_m"] = ArraySpec((size, size), "float32", "m", 0.0, 51.0)
+    return specs
+
+
 @dataclasses.dataclass(frozen=True)
 class ActionSpec:
     """The policy's action: what it means, its size and its limits.

@@ -14,8 +14,8 @@ from embodied.core.errors import DataError
 
 Statistics = dict[str, dict[str, np.ndarray]]
 """Key -> name -> float32 array: ``action`` -> ``low``, ``high`` [A] (1 % and 99 % quantiles);
-each vector observation -> ``mean``, ``std`` of its shape; each camera image -> ``mean``
-[H, W, 3] in 0..1."""
+each vector observation -> ``mean``, ``std``, ``low``, ``high`` (extremes) of its shape; each
+camera image -> ``mean`` [H, W, 3] in 0..1."""
 
 LOW_QUANTILE, HIGH_QUANTILE = 0.01, 0.99
 _IMAGE, _OBS = "_image_u8", "obs/"
@@ -36,6 +36,7 @@ def statistics(episodes: Iterable[Mapping[str, np.ndarray]]) -> Statistics:
     """
     actions: list[np.ndarray] = []
     sums: dict[str, list[np.ndarray]] = {}
+    extremes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     count = 0
     for episode in episodes:
         actions.append(episode["chunk"][episode["chunk_valid"]])
@@ -50,6 +51,11 @@ def statistics(episodes: Iterable[Mapping[str, np.ndarray]]) -> Statistics:
             elif array.dtype == np.float32 and array.ndim == 2:
                 wide = array.astype(np.float64)
                 total = [wide.sum(0), (wide**2).sum(0)]
+                least, most = array.min(0), array.max(0)
+                if key in extremes:
+                    least = np.minimum(least, extremes[key][0])
+                    most = np.maximum(most, extremes[key][1])
+                extremes[key] = (least, most)
             else:
                 continue
             sums[key] = (
@@ -69,6 +75,8 @@ def statistics(episodes: Iterable[Mapping[str, np.ndarray]]) -> Statistics:
             result[key] = {
                 "mean": mean.astype(np.float32),
                 "std": np.sqrt(variance).astype(np.float32),
+                "low": extremes[key][0],
+                "high": extremes[key][1],
             }
     return result
 

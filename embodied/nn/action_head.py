@@ -95,18 +95,16 @@ class ActionHead(nn.Module, abc.ABC):
           generator: Draws noise and diffusion times.
         """
         samples = self.config.samples
-        chunk = chunk_RKA.repeat(samples, 1, 1)
+        chunk = chunk_RKA.repeat_interleave(samples, dim=0)
         noise = torch.randn(
             chunk.shape, generator=generator, device=chunk.device, dtype=chunk.dtype
         )
         noisy, time, target = self._corrupt(chunk, noise, generator)
-        keys_values = [
-            (key.repeat(samples, 1, 1, 1), value.repeat(samples, 1, 1, 1))
-            for key, value in self.dit.keys_values(perceptual_RNP)
-        ]
-        field = self.dit(noisy, time, condition_RC.repeat(samples, 1), keys_values)
+        keys_values = self.dit.keys_values(perceptual_RNP)
+        condition = condition_RC.repeat_interleave(samples, dim=0)
+        field = self.dit(noisy, time, condition, keys_values)
         error = (field - target).square().mean(dim=-1)
-        weight = weight_RK.repeat(samples, 1).to(error.dtype)
+        weight = weight_RK.repeat_interleave(samples, dim=0).to(error.dtype)
         return (error * weight).sum() / weight.sum().clamp(min=1.0)
 
 

@@ -104,6 +104,9 @@ class ActionDiT(nn.Module):
     ) -> Tensor:
         """Predicts the field at diffusion time `time_B` (in 0..100, any float).
 
+        With S noise samples a row, B = R S with the samples of a row side by side: they share
+        the row's keys and values, which are those of R rows.
+
         Returns:
           [B, K, A].
         """
@@ -134,7 +137,10 @@ class DiTBlock(nn.Module):
     def forward(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
         y = self.norm_self(x)
         x = x + self.self_attention(y, *self.self_attention.keys_values(y))
-        x = x + self.cross(self.norm_cross(x), key, value)
+        # All samples of a row are queries of one attention: keys and values are not repeated.
+        rows = key.shape[0]
+        query = self.norm_cross(x).reshape(rows, -1, x.shape[-1])
+        x = x + self.cross(query, key, value).view_as(x)
         return x + self.mlp(self.norm_mlp(x))
 
 

@@ -18,7 +18,7 @@ class ConvTrunk(nn.Module):
     Normalisation subtracts a per-pixel mean image of the training data, so that what is
     the same in every frame (table, robot base) is zero from the start. Tokens carry no
     position code: equal things at different places give equal tokens, which is what lets
-    a token of the present find its like in memory. Positions are added after memory.
+    a token of the present find its like in memory.
 
     Args:
       image_size: Height and width in pixels; a multiple of 8.
@@ -46,13 +46,13 @@ class ConvTrunk(nn.Module):
         first, second = channels
         self.stem = nn.Sequential(
             nn.Conv2d(3, first, 5, stride=2, padding=2),
-            nn.GELU(),
+            nn.ReLU(),
             nn.Conv2d(first, second, 3, stride=2, padding=1),
             nn.GroupNorm(8, second),
-            nn.GELU(),
+            nn.ReLU(),
             nn.Conv2d(second, width, 3, stride=2, padding=1),
             nn.GroupNorm(8, width),
-            nn.GELU(),
+            nn.ReLU(),
         )
         self.blocks = nn.ModuleList([_ResidualBlock(width) for _ in range(blocks)])
         self.color = nn.Linear(6, width)
@@ -119,8 +119,40 @@ class SqueezeExcite(nn.Module):
         return self.project(z * gate)
 
 
-def grid_positions(grid: int) -> Tensor:
-    """Returns token centres [N, 2] as (x, y) in -1..1, rows of the grid first."""
-    centre = (torch.arange(grid) + 0.5) / grid * 2 - 1
-    y, x = torch.meshgrid(centre, centre, indexing="ij")
-    return torch.stack([x, y], dim=-1).reshape(-1, 2)
+def token_pixels(grid: int, patch: int) -> Tensor:
+    """Returns pixel coordinates (u, v) of the centres of `grid` x `grid` patches, [N, 2].
+
+    Rows of the grid come first; a patch is `patch` pixels wide.
+    """
+    centre = (torch.arange(grid) + 0.5) * patch
+    v, u = torch.meshgrid(centre, centre, indexing="ij")
+    return torch.stack([u, v], dim=-1).reshape(-1, 2)
+
+
+FAR_M = 1.5
+"""Where a ray ends that meets the plane further off, or never."""
+
+
+def meet_plane(
+    pixels_N2: Tensor, intrinsics_B33: Tensor, cam_to_world_B44: Tensor, plane_z_m: Tensor
+) -> Tensor:
+    """Returns where the rays through pixels meet a horizontal plane.
+
+    Args:
+      pixels_N2: (u, v), from the image's upper left corner.
+      intrinsics_B33: Camera matrices in pixels.
+      cam_to_world_B44: Camera poses; x right, y down, z forward, metres.
+      plane_z_m: The plane's height, a scalar.
+
+    Returns:
+      float [B, N, 3] metres; at most `FAR_M` from the camera.
+    """
+    # Padded rows hold zeros: they must stay finite.
+    focal = intrinsics_B33.diagonal(dim1=-2, dim2=-1)[:, None, :2].clamp(min=1.0)
+    rays = (pixels_N2 - intrinsics_B33[:, None, :2, 2]) / focal
+    rays = torch.cat([rays, torch.ones_like(rays[..., :1])], dim=-1)
+    rays = nn.functional.normalize(rays, dim=-1) @ cam_to_world_B44[:, :3, :3].transpose(1, 2)
+    origin = cam_to_world_B44[:, None, :3, 3]
+    down = rays[..., 2:].clamp(max=-1e-3)
+    length = ((plane_z_m - origin[..., 2:]) / down).clamp(0.0, FAR_M)
+    return origin + length * rays

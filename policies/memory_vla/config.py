@@ -30,7 +30,10 @@ class MemoryVLAConfig:
       horizon: K, actions in a chunk.
       head: The diffusion action expert.
       goal_loss: Weight of the hindsight goal loss: predict where the hand will be at its
-        next event, from the demonstration's own future. Not privileged.
+        next event, from the demonstration's own future. Not privileged. 0 leaves goals out,
+        of the action expert's condition too.
+      goal_noise_m: Standard deviation of what is added to the true goals that the action
+        expert learns with; about as far as predicted ones are off.
     """
 
     trunk: str = "conv"
@@ -48,6 +51,7 @@ class MemoryVLAConfig:
     horizon: int = 8
     head: ActionHeadConfig = dataclasses.field(default_factory=ActionHeadConfig)
     goal_loss: float = 1.0
+    goal_noise_m: float = 0.015
 
     def __post_init__(self) -> None:
         if self.trunk not in TRUNKS:
@@ -61,10 +65,9 @@ class MemoryVLAConfig:
                 "channels must be two sizes >= 1, the second a multiple of 8 (group norm), got "
                 f"{self.channels}"
             )
-        if self.blocks < 0 or self.goal_loss < 0:
-            raise ConfigError(
-                f"blocks and goal_loss must be >= 0, got {self.blocks} and {self.goal_loss}"
-            )
+        for name in ("blocks", "goal_loss", "goal_noise_m"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be >= 0, got {getattr(self, name)}")
         for name in ("horizon", "readout_queries"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")

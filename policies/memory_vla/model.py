@@ -1,6 +1,6 @@
 """Trunks of MemoryVLA: observations to perceptual tokens with positions and a mask.
 
-Shape letters: B rows, N tokens, D width, P position size, I instruction width.
+Shape letters: B rows, N tokens, D width.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from embodied.core.errors import SpecMismatch
 from embodied.core.specs import ArraySpec
 from embodied.core.types import Observation
 from embodied.nn.position import fourier
-from embodied.nn.vision import ConvTrunk, grid_positions
+from embodied.nn.vision import ConvTrunk, meet_plane, token_pixels
 from policies.memory_vla.config import MemoryVLAConfig
 
-IMAGE_SUFFIX = "_image_u8"
+IMAGE, INTRINSICS, CAM_TO_WORLD = "_image_u8", "_intrinsics", "_cam_to_world"
 
 
 @dataclasses.dataclass
@@ -27,7 +27,7 @@ class Perception:
 
     Attributes:
       tokens: [B, N, D].
-      positions: [B, N, P] where each token is: image coordinates or metres.
+      positions: [B, N, 3] where in the world each token is, in metres.
       mask: [B, N] bool; False on empty tokens.
     """
 
@@ -39,9 +39,11 @@ class Perception:
 class ImageTrunk(nn.Module):
     """One convolutional stem a camera; each camera is a perceptual stream of its own.
 
-    Positions are (x, y, camera): the camera's index keeps views apart. A faint position
-    code is part of the tokens, so that memory can be asked by place as well as by look; it
-    starts small enough for equal things at different places to stay alike.
+    Cameras are calibrated: a token is where the ray through its centre meets the plane of the
+    lowest place that the hand reached in the data. So tokens of all cameras, of a moving one
+    too, stand for places in one world, which is where actions happen. A faint code of the place
+    is part of the tokens, so that memory can be asked by place as well as by look; it starts
+    small enough for equal things at different places to stay alike.
 
     Attributes:
       streams: Camera name -> number of tokens, in the order of the concatenated tokens.
@@ -51,43 +53,55 @@ class ImageTrunk(nn.Module):
 
     def __init__(self, config: MemoryVLAConfig, observations: dict[str, ArraySpec]) -> None:
         super().__init__()
-        keys = sorted(key for key in observations if key.endswith(IMAGE_SUFFIX))
-        if not keys:
+        names = sorted(k.removesuffix(IMAGE) for k in observations if k.endswith(IMAGE))
+        if not names:
             raise SpecMismatch(
                 "the conv trunk needs camera images (keys ending in _image_u8); offered: "
                 f"{', '.join(sorted(observations))}. Use observation=rgb or trunk=entities"
             )
+        keys = [name + part for name in names for part in (IMAGE, INTRINSICS, CAM_TO_WORLD)]
+        missing = [key for key in keys if key not in observations]
+        if missing:
+            raise SpecMismatch(
+                "the conv trunk needs calibrated cameras; missing: "
+                f"{', '.join(missing)}. Collect the data again with this version"
+            )
         self.inputs = {key: observations[key] for key in keys}
         self.cameras = nn.ModuleDict()
         self.streams: dict[str, int] = {}
-        positions = []
-        for index, key in enumerate(keys):
-            height, width, _ = observations[key].shape
+        for name in names:
+            height, width, _ = observations[name + IMAGE].shape
             if height != width:
-                raise SpecMismatch(f"{key}: expected a square image, got {height}x{width}")
+                raise SpecMismatch(f"{name}{IMAGE}: expected a square image, got {height}x{width}")
             stem = ConvTrunk(height, config.width, tuple(config.channels), config.blocks)
-            self.cameras[key] = stem
-            self.streams[key.removesuffix(IMAGE_SUFFIX)] = stem.tokens
-            place = torch.full((stem.tokens, 1), index - (len(keys) - 1) / 2)
-            positions.append(torch.cat([grid_positions(stem.grid), place], dim=-1))
-        self.register_buffer("positions", torch.cat(positions), persistent=False)
-        code = fourier(self.positions, self.OCTAVES)
-        self.register_buffer("code", code, persistent=False)
-        self.place = nn.Linear(code.shape[-1], config.width, bias=False)
+            self.cameras[name] = stem
+            self.streams[name] = stem.tokens
+            self.register_buffer(
+                f"{name}_pixels", token_pixels(stem.grid, stem.STRIDE), persistent=False
+            )
+        self.register_buffer("plane_z_m", torch.zeros(()))
+        self.place = nn.Linear(3 * 2 * self.OCTAVES, config.width, bias=False)
         # 0.1: about a third of a normalised token's length.
         nn.init.normal_(self.place.weight, std=0.1)
 
-    def set_statistics(self, mean_images: dict[str, Tensor]) -> None:
-        """Sets each camera's mean image, float [3, H, W] in 0..1."""
-        for key, stem in self.cameras.items():
-            stem.set_mean_image(mean_images[key])
+    def set_statistics(self, mean_images: dict[str, Tensor], lowest_m: Tensor) -> None:
+        """Sets each camera's mean image, float [3, H, W] in 0..1, and the lowest hand [3]."""
+        for name, stem in self.cameras.items():
+            stem.set_mean_image(mean_images[name + IMAGE])
+        self.plane_z_m.copy_(lowest_m[2])
 
     def forward(self, obs: Observation) -> Perception:
         """Encodes uint8 [B, H, W, 3] images."""
-        tokens = torch.cat([stem(obs[key]) for key, stem in self.cameras.items()], dim=1)
-        tokens = tokens + self.place(self.code)
-        positions = self.positions.expand(tokens.shape[0], -1, -1)
-        return Perception(tokens, positions, torch.ones_like(tokens[..., 0], dtype=torch.bool))
+        tokens, positions = [], []
+        for name, stem in self.cameras.items():
+            tokens.append(stem(obs[name + IMAGE]))
+            pixels = getattr(self, f"{name}_pixels")
+            intrinsics, pose = obs[name + INTRINSICS], obs[name + CAM_TO_WORLD]
+            positions.append(meet_plane(pixels, intrinsics, pose, self.plane_z_m))
+        places = torch.cat(positions, dim=1)
+        # 2: a table spans about -1 to 1.
+        seen = torch.cat(tokens, dim=1) + self.place(fourier(2.0 * places, self.OCTAVES))
+        return Perception(seen, places, torch.ones_like(seen[..., 0], dtype=torch.bool))
 
 
 class EntityTrunk(nn.Module):
@@ -117,19 +131,14 @@ class EntityTrunk(nn.Module):
             nn.LayerNorm(width),
         )
 
-    def set_statistics(self, mean_images: dict[str, Tensor]) -> None:
+    def set_statistics(self, mean_images: dict[str, Tensor], lowest_m: Tensor) -> None:
         """Entities are in metres and unit colours already: nothing to set."""
 
     def forward(self, obs: Observation) -> Perception:
         """Encodes float [B, 32, F] entities with their mask."""
         entities, mask = obs[self.KEY], obs[self.MASK]
         tokens = self.embed(entities) * mask[..., None]
-        return Perception(tokens, entity_positions(entities), mask)
-
-
-def entity_positions(entities: Tensor) -> Tensor:
-    """Returns the world position [B, N, 3] in metres, scaled so that a table spans about 1."""
-    return entities[..., POSITION] * 2.0
+        return Perception(tokens, entities[..., POSITION], mask)
 
 
 TRUNKS: dict[str, type[ImageTrunk] | type[EntityTrunk]] = {

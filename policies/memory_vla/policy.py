@@ -4,7 +4,8 @@ Source: MemoryVLA (arXiv 2508.19236). At each observation tick the trunk gives p
 tokens and one cognitive token; both are queries to memory; a gate fuses what comes back;
 the present is stored; a diffusion transformer turns the fused tokens into an action chunk.
 Deviations: learning runs *through* memory (stored tokens keep their gradient), time is in
-seconds, and the network predicts where the hand will be at its next event (hindsight goal).
+seconds, and the network predicts where the hand will be at its next event (hindsight goal):
+a mixture over what it sees, whose mode the action expert is told.
 
 Shape letters: B rows, T observation ticks, N tokens, D width, K actions in a chunk,
 A action size, R rows of the flattened batch that act.
@@ -17,7 +18,6 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from embodied.core.errors import SpecMismatch
 from embodied.core.policy import LossOutput, Policy
@@ -28,6 +28,7 @@ from embodied.memory import build_memory
 from embodied.memory.timeline import looks_at_data
 from embodied.nn.action_head import build_action_head
 from embodied.nn.fusion import GateFusion
+from embodied.nn.goal import GoalHead, GoalMixture
 from embodied.nn.language import ByteInstructionEncoder
 from embodied.nn.normalize import ActionNormalizer, VectorNormalizer
 from embodied.nn.readout import TokenReadout
@@ -37,7 +38,9 @@ from policies.memory_vla.model import TRUNKS, Perception
 COGNITIVE = "cognitive"
 INSTRUCTION = "instruction_u8"
 GOAL_SCALE = 10.0
-"""Goals are learnt in decimetres, so that a miss by a cube's width costs about 1."""
+"""Goals are learnt in decimetres: distances that matter are between a tenth and a few."""
+FAR = 6.0
+"""In decimetres; what is seen further off than any arm reaches is all the same."""
 
 
 class MemoryVLA(Policy):
@@ -60,23 +63,27 @@ class MemoryVLA(Policy):
                 f"MemoryVLA needs the observations {missing}; offered: {sorted(offered)}"
             )
         self.trunk = TRUNKS[config.trunk](config, offered)
-        coordinates = 3
         self.instruction = ByteInstructionEncoder(width)
         proprio_size = sum(int(np.prod(offered[key].shape)) for key in config.proprio)
         self.proprio_norm = VectorNormalizer(proprio_size)
         self.proprio = nn.Linear(proprio_size, width)
-        self.cognition = TokenReadout(width, width, width, config.readout_queries, coordinates)
+        self.cognition = TokenReadout(width, width, width, config.readout_queries, 3)
         # A full history must hold the longest episode; bounded memories have their own size.
         whole = {"capacity": interface.max_ticks} if config.memory == "full_history" else {}
         streams = {name: (tokens, width) for name, tokens in self.trunk.streams.items()}
         streams[COGNITIVE] = (1, width)
         self.memory = build_memory(config.memory, streams, {**whole, **config.memory_config})
         self.fuse = nn.ModuleDict({name: GateFusion(width, config.fusion) for name in streams})
-        self.place = nn.Linear(coordinates, width)
-        self.readout = TokenReadout(width, width, width, config.readout_queries, coordinates)
-        self.goal = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3))
+        self.place = nn.Linear(3, width)
+        self.readout = TokenReadout(width, width, width, config.readout_queries, 3)
+        self.goal: GoalHead | None = None
+        if config.goal_loss:
+            self.goal = GoalHead(2 * width, width, width)
+            self.tell_goal = nn.Sequential(
+                nn.Linear(3, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width)
+            )
         self.register_buffer("goal_center", torch.zeros(3))
-        self.condition = nn.Linear(4 * width, 2 * width)
+        self.condition = nn.Linear(3 * width, 2 * width)
         self.action_norm = ActionNormalizer(interface.action_size)
         self.head = build_action_head(
             config.head, interface.action_size, config.horizon, 2 * width, width
@@ -107,9 +114,9 @@ class MemoryVLA(Policy):
         """Fills the normalisation buffers from dataset statistics.
 
         Args:
-          statistics: ``action`` (``low``, ``high`` [A]), ``eef_pos_world_m`` and each
-            proprioceptive key (``mean``, ``std``), each image key (``mean`` float [H, W, 3]
-            in 0..1).
+          statistics: ``action`` (``low``, ``high`` [A]), ``eef_pos_world_m`` (``low``) and it
+            and each proprioceptive key (``mean``, ``std``), each image key (``mean`` float
+            [H, W, 3] in 0..1).
         """
 
         def tensor(key: str, name: str) -> Tensor:
@@ -122,7 +129,10 @@ class MemoryVLA(Policy):
             std = torch.cat([tensor(key, "std").reshape(-1) for key in self.config.proprio])
             self.proprio_norm.set_statistics(mean, std)
         images = [key for key in self.trunk.inputs if key.endswith("_image_u8")]
-        self.trunk.set_statistics({key: tensor(key, "mean").permute(2, 0, 1) for key in images})
+        self.trunk.set_statistics(
+            {key: tensor(key, "mean").permute(2, 0, 1) for key in images},
+            tensor("eef_pos_world_m", "low"),
+        )
 
     def initial_state(self, batch: int, capacity: int | None = None) -> State:
         return self.memory.initial(batch, capacity)
@@ -132,13 +142,16 @@ class MemoryVLA(Policy):
     def observe(
         self, obs: Observation, time_s: Tensor, state: State, reset: Tensor
     ) -> tuple[Working, State]:
-        seen, cognitive, instruction = self._perceive(obs)
+        seen, cognitive, context = self._perceive(obs)
         query = self._streams(seen.tokens, cognitive)
         value, pending = self.memory.read(query, time_s, state, reset)
         fused = self._fuse(query, value)
         item = fused if self.config.store == "fused" else query
         state = self.memory.write(pending, item, time_s, state)
-        return Working(self._decide(seen, fused, instruction)), state
+        features, goals = self._decide(seen, fused, context)
+        if goals is not None:
+            self._aim(features, goals.mode())
+        return Working(features), state
 
     def act(self, working: Working, noise: Tensor) -> Action:
         features = working.features
@@ -146,15 +159,20 @@ class MemoryVLA(Policy):
         return Action(self.action_norm.denormalize(chunk))
 
     def _perceive(self, obs: Observation) -> tuple[Perception, Tensor, Tensor]:
-        """Encodes the present: perception, cognitive token [B, 1, D], instruction [B, D]."""
+        """Encodes the present: perception, cognitive token [B, 1, D], context [B, D].
+
+        The context is the instruction and the arm's own state. Positions are in the unit of
+        goals, from their centre.
+        """
         seen = self.trunk(obs)
-        instruction = self.instruction(obs[INSTRUCTION])
-        context = instruction
+        places = (seen.positions - self.goal_center) * GOAL_SCALE
+        seen.positions = places.clamp(-FAR, FAR)
+        context = self.instruction(obs[INSTRUCTION])
         if self.config.proprio:
             parts = [obs[key].flatten(1) for key in self.config.proprio]
             context = context + self.proprio(self.proprio_norm(torch.cat(parts, dim=-1)))
         cognitive = self.cognition(seen.tokens, seen.positions, context, seen.mask) + context
-        return seen, cognitive[:, None], instruction
+        return seen, cognitive[:, None], context
 
     def _streams(self, tokens: Tensor, cognitive: Tensor) -> Streams:
         """Splits concatenated perceptual tokens [..., N, D] into the streams of the memory."""
@@ -165,19 +183,29 @@ class MemoryVLA(Policy):
     def _fuse(self, query: Streams, value: Streams) -> Streams:
         return {name: self.fuse[name](query[name], value[name]) for name in query}
 
-    def _decide(self, seen: Perception, fused: Streams, instruction: Tensor) -> dict[str, Tensor]:
-        """Reads the fused tokens out into the conditions of the action expert."""
+    def _decide(
+        self, seen: Perception, fused: Streams, context: Tensor
+    ) -> tuple[dict[str, Tensor], GoalMixture | None]:
+        """Reads the fused tokens out into the conditions of the action expert, and goals."""
         cognitive = fused[COGNITIVE][:, 0]
         perceptual = torch.cat([fused[name] for name in self.trunk.streams], dim=1)
         summary = self.readout(perceptual, seen.positions, cognitive, seen.mask)
-        goal = self.goal(summary)
         placed = perceptual + self.place(seen.positions)
-        condition = torch.cat([cognitive, summary, instruction, self.place(goal)], dim=-1)
-        return {
-            "condition": self.condition(condition),
+        features = {
+            "condition": self.condition(torch.cat([cognitive, summary, context], dim=-1)),
             "perceptual": placed * seen.mask[..., None],
-            "goal": goal,
         }
+        if self.goal is None:
+            return features, None
+        # What is seen beside what memory made of it: where they agree something was recognised.
+        both = torch.cat([seen.tokens, perceptual], dim=-1)
+        return features, self.goal(both, seen.positions, context, seen.mask)
+
+    def _aim(self, features: dict[str, Tensor], goal: Tensor) -> None:
+        """Tells the action expert the goal [B, 3], in decimetres from the goals' centre."""
+        features["goal"] = goal
+        condition = features["condition"]
+        features["condition"] = condition + self.tell_goal(goal.to(condition.dtype))
 
     # ---- learning -------------------------------------------------------------------
 
@@ -197,7 +225,7 @@ class MemoryVLA(Policy):
             return tensor.flatten(0, 1)[rows]
 
         obs = {key: at(rows, segment.obs[key]) for key in self.spec.observations}
-        seen, cognitive, instruction = self._perceive(obs)
+        seen, cognitive, context = self._perceive(obs)
 
         def grid(tensor: Tensor) -> Tensor:
             """Puts rows back on the [B, T] grid, zero on padding."""
@@ -221,25 +249,32 @@ class MemoryVLA(Policy):
             {name: at(acting, tensor) for name, tensor in values.items()},
         )
         seen = Perception(seen.tokens[keep], seen.positions[keep], seen.mask[keep])
-        features = self._decide(seen, fused, instruction[keep])
-        chunk = self.action_norm.normalize(at(acting, segment.chunk)[:, : self.config.horizon])
+        features, goals = self._decide(seen, fused, context[keep])
         counts = at(acting, acts)
+        loss, metrics = torch.zeros((), device=counts.device), {}
+        if goals is not None:
+            goal_valid = at(acting, segment.extras["goal_valid"]) & counts
+            target = at(acting, segment.extras["goal_pos_world_m"]) - self.goal_center
+            target, mode = target * GOAL_SCALE, goals.mode().detach()
+            miss = -goals.log_prob(target[:, None])[:, 0]
+            goal_loss = _masked_mean(miss, goal_valid)
+            loss = self.config.goal_loss * goal_loss
+            error_m = (mode - target).norm(dim=-1) / GOAL_SCALE
+            metrics = {
+                "goal_loss": goal_loss.detach(),
+                "goal_error_m": _masked_mean(error_m, goal_valid),
+            }
+            # The expert learns from true goals, a little off: which one is the goal head's task.
+            off = torch.randn(target.shape, generator=generator, device=target.device)
+            told = target + off * (self.config.goal_noise_m * GOAL_SCALE)
+            self._aim(features, torch.where(goal_valid[:, None], told, mode))
+        chunk = self.action_norm.normalize(at(acting, segment.chunk)[:, : self.config.horizon])
         weight = at(acting, segment.chunk_valid)[:, : self.config.horizon] & counts[:, None]
         action_loss = self.head.loss(
             chunk, weight, features["condition"], features["perceptual"], generator
         )
-        goal_valid = at(acting, segment.extras["goal_valid"]) & counts
-        target = (at(acting, segment.extras["goal_pos_world_m"]) - self.goal_center) * GOAL_SCALE
-        miss = F.smooth_l1_loss(features["goal"], target, reduction="none").sum(dim=-1)
-        goal_loss = _masked_mean(miss, goal_valid)
-        error_m = (features["goal"] - target).detach().norm(dim=-1) / GOAL_SCALE
-        loss = action_loss + self.config.goal_loss * goal_loss
-        metrics = {
-            "loss": loss.detach(),
-            "action_loss": action_loss.detach(),
-            "goal_loss": goal_loss.detach(),
-            "goal_error_m": _masked_mean(error_m, goal_valid),
-        }
+        loss = loss + action_loss
+        metrics = {"loss": loss.detach(), "action_loss": action_loss.detach(), **metrics}
         return LossOutput(loss, metrics, state)
 
 

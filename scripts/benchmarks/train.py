@@ -18,7 +18,7 @@ from embodied import registry
 from embodied.commands.compose import config_root
 from embodied.config import from_plain, load_yaml
 from embodied.core.policy import Policy
-from embodied.core.specs import ArraySpec, Interface
+from embodied.core.specs import ArraySpec, Interface, camera_specs
 from embodied.core.types import Segment
 from embodied.memory import MEMORIES
 from embodied.train.config import OptimConfig, TrainConfig
@@ -32,7 +32,7 @@ INTERFACE = Interface(
         "gripper_opening": ArraySpec((1,), "float32"),
         "joint_pos_rad": ArraySpec((7,), "float32"),
         "instruction_u8": ArraySpec((160,), "uint8"),
-        "front_image_u8": ArraySpec((64, 64, 3), "uint8"),
+        **camera_specs("front", 64),
     },
     max_ticks=35,
 )

@@ -22,7 +22,7 @@ from embodied.core.entities import (
     SIZE,
 )
 from embodied.core.errors import ConfigError, unknown_name
-from embodied.core.specs import ArraySpec
+from embodied.core.specs import ArraySpec, camera_specs
 from sims.memory_bench import render
 from sims.memory_bench.entities import INSTRUCTION_BYTES, LAMP_ENTITY, Entity
 from sims.memory_bench.scene import CAMERA_NAMES, Scene
@@ -91,7 +91,7 @@ class Observer:
         self._camera_ids = {name: m.camera(name).id for name in self.cameras}
 
     def _make_specs(self) -> dict[str, ArraySpec]:
-        f32, side = "float32", self.image_size
+        f32 = "float32"
         specs = {
             "eef_pos_world_m": ArraySpec((3,), f32, "m", -3.0, 3.0),
             "eef_quat_xyzw": ArraySpec((4,), f32, "", -1.0, 1.0),
@@ -103,11 +103,7 @@ class Observer:
             specs["entities"] = ArraySpec((MAX_ENTITIES, FEATURES), f32, "", -10.0, 10.0)
             specs["entities_mask"] = ArraySpec((MAX_ENTITIES,), "bool", "", 0, 1)
         for name in self.cameras:
-            specs[f"{name}_image_u8"] = ArraySpec((side, side, 3), "uint8", "u8", 0, 255)
-            if self.mode == "rgbd":
-                specs[f"{name}_depth_m"] = ArraySpec((side, side), f32, "m", 0.0, 51.0)
-                specs[f"{name}_intrinsics"] = ArraySpec((3, 3), f32, "px", 0.0, 1e5)
-                specs[f"{name}_cam_to_world"] = ArraySpec((4, 4), f32, "", -10.0, 10.0)
+            specs |= camera_specs(name, self.image_size, depth=self.mode == "rgbd")
         return specs
 
     def fill(self, out: dict[str, np.ndarray], task: Task, draw: bool) -> None:
@@ -156,11 +152,10 @@ class Observer:
                 self._scene, self.image_size, depth=self.mode == "rgbd"
             )
             self._last = {key: self.specs[key].zeros() for key in self.specs if self._pictured(key)}
-        if self.mode == "rgbd":
-            for name, index in self._camera_ids.items():
-                fovy = float(self._scene.m.cam_fovy[index])
-                out[f"{name}_intrinsics"][:] = render.intrinsics(fovy, self.image_size)
-                out[f"{name}_cam_to_world"][:] = render.cam_to_world(self._scene.d, index)
+        for name, index in self._camera_ids.items():
+            fovy = float(self._scene.m.cam_fovy[index])
+            out[f"{name}_intrinsics"][:] = render.intrinsics(fovy, self.image_size)
+            out[f"{name}_cam_to_world"][:] = render.cam_to_world(self._scene.d, index)
         self._renderer.render(self.cameras, out)
         for key, last in self._last.items():
             last[:] = out[key]

@@ -17,7 +17,7 @@ import pytest
 
 from embodied.cli import main
 from embodied.collect import collect
-from embodied.core.specs import ArraySpec, Interface
+from embodied.core.specs import ArraySpec, Interface, camera_specs
 from embodied.core.task import EnvConfig
 from tests.data import fake_env
 from tests.data.test_files import first_shard, rehash
@@ -61,7 +61,7 @@ def make_run(run: Path) -> None:
         "eef_pos_world_m": ArraySpec((3,), "float32", "m"),
         "gripper_opening": ArraySpec((1,), "float32"),
         "instruction_u8": ArraySpec((160,), "uint8"),
-        "front_image_u8": ArraySpec((64, 64, 3), "uint8"),
+        **camera_specs("front", 64),
     }
     torch.manual_seed(0)
     config = MemoryVLAConfig(width=16, channels=[8, 16], readout_queries=2)
@@ -193,11 +193,11 @@ def pickled(place: Path) -> None:
 
 
 def misshape(weights: dict) -> None:
-    weights["goal.0.bias"] = weights["goal.0.bias"][:3].clone()
+    weights["goal.out.bias"] = weights["goal.out.bias"][:3].clone()
 
 
 def add_tensor(weights: dict) -> None:
-    weights["backdoor"] = weights["goal.0.bias"].clone()
+    weights["backdoor"] = weights["goal.out.bias"].clone()
 
 
 def no_checkpoint(place: Path) -> None:

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 
 from embodied.core import rng
-from embodied.core.specs import ArraySpec
+from embodied.core.specs import ArraySpec, camera_specs
 from embodied.core.task import EnvConfig
 
 CUES, CUE_TICKS, GAP_TICKS, HORIZON = 3, 6, 11, 90
@@ -59,7 +59,12 @@ class FakeEnv(gymnasium.Env):
             "instruction_u8": gymnasium.spaces.Box(0, 255, (160,), np.uint8),
         }
         for camera in config.cameras:
-            spaces[f"{camera}_image_u8"] = gymnasium.spaces.Box(0, 255, (n, n, 3), np.uint8)
+            spaces |= {
+                key: gymnasium.spaces.Box(
+                    spec.low, spec.high, spec.shape, np.dtype(spec.dtype).type
+                )
+                for key, spec in camera_specs(camera, n).items()
+            }
         self.observation_space = gymnasium.spaces.Dict(spaces)
         self.action_space = gymnasium.spaces.Box(-1, 1, (7,), np.float32)
 
@@ -133,6 +138,10 @@ class FakeEnv(gymnasium.Env):
                 image[..., 0] = 40 * (self.phase == "cue") * (self.cue + 1) + len(camera)
                 image[..., 1] = np.clip(128 + self.pos[0] * 300, 0, 255)
             obs[f"{camera}_image_u8"] = image
+            # It looks straight down from a metre above.
+            obs[f"{camera}_intrinsics"] = np.array([[9, 0, 8], [0, 9, 8], [0, 0, 1]], np.float32)
+            obs[f"{camera}_cam_to_world"] = np.diag([1, -1, -1, 1]).astype(np.float32)
+            obs[f"{camera}_cam_to_world"][2, 3] = 1.0
         return obs
 
     def current_info(self, gate: bool = False) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from embodied.core.entities import FEATURES, MAX_ENTITIES
 from embodied.core.policy import Policy
-from embodied.core.specs import ArraySpec, Interface
+from embodied.core.specs import ArraySpec, Interface, camera_specs
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.policy import MemoryVLA
 from tests.contracts.policy import PolicyCase, PolicyContract
@@ -19,7 +19,7 @@ VECTORS = {
     "gripper_opening": ArraySpec((1,), "float32"),
     "instruction_u8": ArraySpec((160,), "uint8"),
 }
-IMAGES = {**VECTORS, "front_image_u8": ArraySpec((32, 32, 3), "uint8")}
+IMAGES = {**VECTORS, **camera_specs("front", 32)}
 ENTITIES = {
     **VECTORS,
     "entities": ArraySpec((MAX_ENTITIES, FEATURES), "float32"),

@@ -6,7 +6,7 @@ import torch
 
 from embodied.core.entities import FEATURES, MAX_ENTITIES
 from embodied.core.errors import ConfigError, SpecMismatch
-from embodied.core.specs import ArraySpec, Interface
+from embodied.core.specs import ArraySpec, Interface, camera_specs
 from embodied.core.types import Segment
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.policy import MemoryVLA
@@ -18,8 +18,8 @@ VECTORS = {
 }
 IMAGES = {
     **VECTORS,
-    "front_image_u8": ArraySpec((32, 32, 3), "uint8"),
-    "wrist_image_u8": ArraySpec((32, 32, 3), "uint8"),
+    **camera_specs("front", 32),
+    **camera_specs("wrist", 32),
 }
 ENTITIES = {
     **VECTORS,
@@ -187,7 +187,7 @@ def test_statistics_are_used_and_saved():
     policy = make()
     statistics = {
         "action": {"low": -np.full(7, 0.5), "high": np.full(7, 0.5)},
-        "eef_pos_world_m": {"mean": np.ones(3), "std": np.ones(3)},
+        "eef_pos_world_m": {"mean": np.ones(3), "std": np.ones(3), "low": np.full(3, 0.8)},
         "gripper_opening": {"mean": np.zeros(1), "std": np.ones(1)},
         "front_image_u8": {"mean": np.full((32, 32, 3), 0.25)},
         "wrist_image_u8": {"mean": np.full((32, 32, 3), 0.75)},
@@ -198,7 +198,7 @@ def test_statistics_are_used_and_saved():
     torch.testing.assert_close(
         policy.action_norm.denormalize(policy.action_norm.normalize(action)), action
     )
-    assert policy.state_dict()["trunk.cameras.front_image_u8.mean_image"].mean() == 0.25
+    assert policy.state_dict()["trunk.cameras.front.mean_image"].mean() == 0.25
 
 
 def test_wrong_observations_are_named():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from embodied.core.specs import ArraySpec
 from embodied.core.types import Observation
-from embodied.nn.vision import grid_positions
+from embodied.nn.vision import meet_plane, token_pixels
 from policies.memory_vla import config, policy
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.model import Perception
@@ -24,7 +24,7 @@ def test_the_trunk_of_the_readme_learns(monkeypatch: pytest.MonkeyPatch) -> None
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names = {
         "torch": torch, "Tensor": Tensor, "nn": nn, "ArraySpec": ArraySpec,
-        "Observation": Observation, "grid_positions": grid_positions,
+        "Observation": Observation, "meet_plane": meet_plane, "token_pixels": token_pixels,
         "MemoryVLAConfig": MemoryVLAConfig, "Perception": Perception,
     }  # fmt: skip
     exec(code, names)
@@ -36,7 +36,8 @@ def test_the_trunk_of_the_readme_learns(monkeypatch: pytest.MonkeyPatch) -> None
     out.loss.backward()
     assert made.trunk.patch.weight.grad.abs().sum() > 0
     assert made.spec.observations.keys() == {
-        "front_image_u8", "eef_pos_world_m", "gripper_opening", "instruction_u8",
+        "front_image_u8", "front_intrinsics", "front_cam_to_world", "eef_pos_world_m",
+        "gripper_opening", "instruction_u8",
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from embodied.core.errors import CheckpointError
-from embodied.core.specs import ArraySpec, Interface
+from embodied.core.specs import ArraySpec, Interface, camera_specs
 from embodied.train import checkpoint
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.policy import MemoryVLA
@@ -17,7 +17,7 @@ OBSERVATIONS = {
     "eef_pos_world_m": ArraySpec((3,), "float32", "m"),
     "gripper_opening": ArraySpec((1,), "float32"),
     "instruction_u8": ArraySpec((160,), "uint8"),
-    "front_image_u8": ArraySpec((16, 16, 3), "uint8"),
+    **camera_specs("front", 16),
 }
 
 
@@ -80,10 +80,10 @@ def edit_weights(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("goal.0.weight"), "missing goal.0.weight"),
+        (lambda w: w.pop("goal.out.weight"), "missing goal.out.weight"),
         (lambda w: w.update(extra=torch.zeros(1)), "unexpected extra"),
-        (lambda w: w.update({"goal.0.bias": torch.zeros(3)}), r"goal.0.bias: shape \[3\]"),
-        (lambda w: w["goal.0.bias"].fill_(float("nan")), "goal.0.bias: holds NaN"),
+        (lambda w: w.update({"goal.out.bias": torch.zeros(3)}), r"goal.out.bias: shape \[3\]"),
+        (lambda w: w["goal.out.bias"].fill_(float("nan")), "goal.out.bias: holds NaN"),
     ],
 )
 def test_wrong_tensors_are_named(saved, change, message):
@@ -136,4 +136,4 @@ def test_initialise_from_names_what_does_not_fit(saved):
     other = MemoryVLA(config, Interface(OBSERVATIONS, max_ticks=4))
     lines = checkpoint.initialise_from(other, path)
     assert any("head.dit.position" in line for line in lines)
-    assert torch.equal(other.goal[0].weight, policy.goal[0].weight)
+    assert torch.equal(other.goal.token.weight, policy.goal.token.weight)
