@@ -83,7 +83,7 @@ class GoalHead(nn.Module):
         self, tokens_RND: Tensor, positions_RN3: Tensor, context_RC: Tensor, mask_RN: Tensor
     ) -> GoalMixture:
         """Predicts from [R, N, D] tokens at [R, N, 3]; False in `mask_RN` hides a token."""
-        x = self.token(tokens_RND) + self.position(positions_RN3)
+        x = self.token(tokens_RND) + self.position(positions_RN3 / (2 * REACH))
         x = F.gelu(x + self.context(context_RC)[:, None])
         x = F.gelu(self.hidden(x))
         offset, score, spread = self.out(x).float().split((3, 1, 1), dim=-1)

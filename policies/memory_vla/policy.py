@@ -36,11 +36,13 @@ from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.model import TRUNKS, Perception
 
 COGNITIVE = "cognitive"
-INSTRUCTION = "instruction_u8"
+INSTRUCTION, HAND = "instruction_u8", "eef_pos_world_m"
 GOAL_SCALE = 10.0
 """Goals are learnt in decimetres: distances that matter are between a tenth and a few."""
 FAR = 6.0
 """In decimetres; what is seen further off than any arm reaches is all the same."""
+UNIT = 0.25
+"""Brings decimetres on a table to unit scale, as layers like them."""
 
 
 class MemoryVLA(Policy):
@@ -57,7 +59,8 @@ class MemoryVLA(Policy):
         super().__init__()
         self.config, self.interface = config, interface
         width, offered = config.width, interface.observations
-        missing = [key for key in [*config.proprio, INSTRUCTION] if key not in offered]
+        self.read = list(dict.fromkeys([*config.proprio, INSTRUCTION, HAND]))
+        missing = [key for key in self.read if key not in offered]
         if missing:
             raise SpecMismatch(
                 f"MemoryVLA needs the observations {missing}; offered: {sorted(offered)}"
@@ -80,7 +83,7 @@ class MemoryVLA(Policy):
         if config.goal_loss:
             self.goal = GoalHead(2 * width, width, width)
             self.tell_goal = nn.Sequential(
-                nn.Linear(3, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width)
+                nn.Linear(6, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width)
             )
         self.register_buffer("goal_center", torch.zeros(3))
         self.condition = nn.Linear(3 * width, 2 * width)
@@ -92,7 +95,7 @@ class MemoryVLA(Policy):
 
     def _spec(self) -> PolicySpec:
         used = dict(self.trunk.inputs)
-        for key in [*self.config.proprio, INSTRUCTION]:
+        for key in self.read:
             used[key] = self.interface.observations[key]
         state = {
             name: ArraySpec(tuple(t.shape[1:]), str(t.dtype).removeprefix("torch."))
@@ -123,7 +126,7 @@ class MemoryVLA(Policy):
             return torch.as_tensor(np.asarray(statistics[key][name]), dtype=torch.float32)
 
         self.action_norm.set_statistics(tensor("action", "low"), tensor("action", "high"))
-        self.goal_center.copy_(tensor("eef_pos_world_m", "mean"))
+        self.goal_center.copy_(tensor(HAND, "mean"))
         if self.config.proprio:
             mean = torch.cat([tensor(key, "mean").reshape(-1) for key in self.config.proprio])
             std = torch.cat([tensor(key, "std").reshape(-1) for key in self.config.proprio])
@@ -131,7 +134,7 @@ class MemoryVLA(Policy):
         images = [key for key in self.trunk.inputs if key.endswith("_image_u8")]
         self.trunk.set_statistics(
             {key: tensor(key, "mean").permute(2, 0, 1) for key in images},
-            tensor("eef_pos_world_m", "low"),
+            tensor(HAND, "low"),
         )
 
     def initial_state(self, batch: int, capacity: int | None = None) -> State:
@@ -150,7 +153,7 @@ class MemoryVLA(Policy):
         state = self.memory.write(pending, item, time_s, state)
         features, goals = self._decide(seen, fused, context)
         if goals is not None:
-            self._aim(features, goals.mode())
+            self._aim(features, goals.mode(), obs[HAND])
         return Working(features), state
 
     def act(self, working: Working, noise: Tensor) -> Action:
@@ -171,7 +174,8 @@ class MemoryVLA(Policy):
         if self.config.proprio:
             parts = [obs[key].flatten(1) for key in self.config.proprio]
             context = context + self.proprio(self.proprio_norm(torch.cat(parts, dim=-1)))
-        cognitive = self.cognition(seen.tokens, seen.positions, context, seen.mask) + context
+        cognitive = self.cognition(seen.tokens, seen.positions * UNIT, context, seen.mask)
+        cognitive = cognitive + context
         return seen, cognitive[:, None], context
 
     def _streams(self, tokens: Tensor, cognitive: Tensor) -> Streams:
@@ -189,8 +193,9 @@ class MemoryVLA(Policy):
         """Reads the fused tokens out into the conditions of the action expert, and goals."""
         cognitive = fused[COGNITIVE][:, 0]
         perceptual = torch.cat([fused[name] for name in self.trunk.streams], dim=1)
-        summary = self.readout(perceptual, seen.positions, cognitive, seen.mask)
-        placed = perceptual + self.place(seen.positions)
+        positions = seen.positions * UNIT
+        summary = self.readout(perceptual, positions, cognitive, seen.mask)
+        placed = perceptual + self.place(positions)
         features = {
             "condition": self.condition(torch.cat([cognitive, summary, context], dim=-1)),
             "perceptual": placed * seen.mask[..., None],
@@ -201,11 +206,13 @@ class MemoryVLA(Policy):
         both = torch.cat([seen.tokens, perceptual], dim=-1)
         return features, self.goal(both, seen.positions, context, seen.mask)
 
-    def _aim(self, features: dict[str, Tensor], goal: Tensor) -> None:
-        """Tells the action expert the goal [B, 3], in decimetres from the goals' centre."""
+    def _aim(self, features: dict[str, Tensor], goal: Tensor, hand_pos_world_m: Tensor) -> None:
+        """Tells the action expert the goal [B, 3], and how it lies from the hand."""
         features["goal"] = goal
         condition = features["condition"]
-        features["condition"] = condition + self.tell_goal(goal.to(condition.dtype))
+        way = goal - (hand_pos_world_m - self.goal_center) * GOAL_SCALE
+        told = torch.cat([goal * UNIT, way], dim=-1).to(condition.dtype)
+        features["condition"] = condition + self.tell_goal(told)
 
     # ---- learning -------------------------------------------------------------------
 
@@ -267,7 +274,8 @@ class MemoryVLA(Policy):
             # The expert learns from true goals, a little off: which one is the goal head's task.
             off = torch.randn(target.shape, generator=generator, device=target.device)
             told = target + off * (self.config.goal_noise_m * GOAL_SCALE)
-            self._aim(features, torch.where(goal_valid[:, None], told, mode))
+            told = torch.where(goal_valid[:, None], told, mode)
+            self._aim(features, told, at(acting, segment.obs[HAND]))
         chunk = self.action_norm.normalize(at(acting, segment.chunk)[:, : self.config.horizon])
         weight = at(acting, segment.chunk_valid)[:, : self.config.horizon] & counts[:, None]
         action_loss = self.head.loss(
