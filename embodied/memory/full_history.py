@@ -24,6 +24,7 @@ class FullHistoryConfig:
     capacity: int = 64
     remember: list[str] = dataclasses.field(default_factory=list)
     pool: dict[str, int] = dataclasses.field(default_factory=dict)
+    pool_maps: int = 1
     layers: int = 2
     heads: int = 1
     dropout: float = 0.0

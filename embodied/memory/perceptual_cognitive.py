@@ -33,6 +33,7 @@ class PerceptualCognitiveConfig:
       remember: Streams that have a bank; the others pass unchanged. Empty means all.
       pool: Stream name -> side of the squares of tokens averaged before storing. The tokens
         must form a square map whose side it divides. Published: not pooled.
+      pool_maps: The same for every other stream whose tokens form such a map.
       layers: Retrieval blocks (published: 2).
       heads: Attention heads (published: 1; successor: 4).
       dropout: In attention weights and feed-forward, in training only (published: 0).
@@ -51,6 +52,7 @@ class PerceptualCognitiveConfig:
     capacities: dict[str, int] = dataclasses.field(default_factory=dict)
     remember: list[str] = dataclasses.field(default_factory=list)
     pool: dict[str, int] = dataclasses.field(default_factory=dict)
+    pool_maps: int = 1
     layers: int = 2
     heads: int = 1
     dropout: float = 0.0
@@ -80,8 +82,11 @@ class StreamBank(nn.Module):
         super().__init__()
         if config.layers < 1:
             raise ConfigError(f"layers of a memory bank must be >= 1, got {config.layers}")
-        self.pool = int(config.pool.get(name, 1))
+        if config.pool_maps < 1:
+            raise ConfigError(f"memory.pool_maps must be >= 1, got {config.pool_maps}")
         self.side = math.isqrt(tokens)
+        fits = self.side**2 == tokens and self.side % config.pool_maps == 0
+        self.pool = int(config.pool.get(name, config.pool_maps if fits else 1))
         if self.pool < 1 or (self.pool > 1 and (self.side**2 != tokens or self.side % self.pool)):
             raise ConfigError(
                 f"memory.pool.{name}={self.pool} does not divide the stream's {tokens} tokens: "

@@ -27,12 +27,15 @@ class ActionHeadConfig:
       dit: Size of the transformer.
       steps: Denoising steps when acting.
       samples: S, noise samples a tick when learning (the trunk and memory run once).
+      temperature: Scale of the noise when acting; below 1 the hand trembles less. 1 draws
+        from what was learnt, as published.
     """
 
     kind: str = "flow"
     dit: DiTConfig = dataclasses.field(default_factory=DiTConfig)
     steps: int = 10
     samples: int = 4
+    temperature: float = 0.5
 
     def __post_init__(self) -> None:
         if self.kind not in _HEADS:
@@ -42,6 +45,8 @@ class ActionHeadConfig:
                 f"expected steps within 1..{DDIMHead.TRAIN_STEPS} and samples >= 1, got "
                 f"steps={self.steps}, samples={self.samples}"
             )
+        if not 0 <= self.temperature <= 1:
+            raise ConfigError(f"temperature must be within 0..1, got {self.temperature}")
 
 
 class ActionHead(nn.Module, abc.ABC):
@@ -69,7 +74,7 @@ class ActionHead(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def sample(self, noise_RKA: Tensor, condition_RC: Tensor, perceptual_RNP: Tensor) -> Tensor:
-        """Draws normalised chunks [R, K, A] from unit Gaussian noise."""
+        """Draws normalised chunks [R, K, A] from Gaussian noise."""
 
     @abc.abstractmethod
     def _corrupt(

@@ -158,6 +158,7 @@ class MemoryVLA(Policy):
 
     def act(self, working: Working, noise: Tensor) -> Action:
         features = working.features
+        noise = noise * self.config.head.temperature
         chunk = self.head.sample(noise, features["condition"], features["perceptual"])
         return Action(self.action_norm.denormalize(chunk))
 

@@ -59,6 +59,7 @@ def test_the_table_loads_no_torch() -> None:
         ("perceptual_cognitive", {"overflow": "merge"}, "unknown overflow rule 'merge'"),
         ("perceptual_cognitive", {"merged_time": "late"}, "unknown merged_time 'late'"),
         ("perceptual_cognitive", {"qk_init": "x"}, "unknown qk_init 'x'"),
+        ("perceptual_cognitive", {"pool_maps": 0}, "pool_maps must be >= 1, got 0"),
         ("perceptual_cognitive", {"capacities": {"cog": 3}}, "did you mean 'cognitive'"),
         ("perceptual_cognitive", {"remember": ["all"]}, "unknown stream in memory.remember 'all'"),
         ("perceptual_cognitive", {"pool": {"perceptual": 3}}, "pool.perceptual=3 does not divide"),
@@ -265,3 +266,12 @@ def test_composite_refuses_what_does_not_fit() -> None:
     other = build_memory("gru", {"perceptual": (4, 16)})
     with pytest.raises(ConfigError, match="expects stream 'perceptual' of shape"):
         CompositeMemory({"a": build(), "b": other})
+
+
+def test_pool_maps_pools_square_maps_and_nothing_else() -> None:
+    streams = {"map": (16, 8), "list": (6, 8), "cognitive": (1, 8), "odd": (9, 8)}
+    memory = build_memory("perceptual_cognitive", streams, {"pool_maps": 2, "pool": {"map": 4}})
+    stored = {name: memory.initial(1)[f"{name}.tokens"].shape[2] for name in streams}
+    assert stored == {"map": 1, "list": 6, "cognitive": 1, "odd": 9}
+    memory = build_memory("full_history", streams, {"pool_maps": 2})
+    assert memory.initial(1)["map.tokens"].shape[2] == 4
