@@ -31,7 +31,8 @@ class MemoryBenchEnv(gymnasium.Env):
       task: Snake-case task name, for example ``"remember_color"``, or the row of a task that
         another package installs.
       level: ``"easy"``, ``"medium"``, ``"hard"`` or ``"extreme"``.
-      observation: ``"state"``, ``"rgb"`` or ``"rgbd"``.
+      observation: ``"state"``, ``"rgb"`` (pictures with each camera's calibration) or
+        ``"rgbd"`` (and depth).
       cameras: Cameras to draw: front, left_shoulder, right_shoulder, overhead, wrist.
       image_size: Side of the square pictures in pixels.
       control: ``"fast"`` or ``"osc"``.

@@ -63,7 +63,8 @@ class EnvConfig:
     """How an environment is made; recorded in every dataset, checkpoint and result.
 
     Attributes:
-      observation: ``"state"``, ``"rgb"`` or ``"rgbd"``.
+      observation: ``"state"``, ``"rgb"`` (pictures with each camera's calibration) or
+        ``"rgbd"`` (and depth).
       cameras: Camera names whose images are observed (ignored for ``"state"``).
       image_size: Height and width of every image in pixels.
       control: ``"fast"`` (position actuators and inverse kinematics) or ``"osc"`` (robosuite).
