@@ -18,11 +18,13 @@ class ConvTrunk(nn.Module):
     Normalisation subtracts a per-pixel mean image of the training data, so that what is
     the same in every frame (table, robot base) is zero from the start. Tokens carry no
     position code: equal things at different places give equal tokens, which is what lets
-    a token of the present find its like in memory.
+    a token of the present find its like in memory. About a third of a token's channels hold
+    the strongest colours of its patch, normalised apart from the shapes: learning to find
+    things must not blur which of them is red.
 
     Args:
       image_size: Height and width in pixels; a multiple of 8.
-      width: D, token width.
+      width: D, token width; a multiple of 8, at least 16.
       channels: Channels after the first and the second convolution.
       blocks: Residual blocks at token resolution.
     """
@@ -44,20 +46,23 @@ class ConvTrunk(nn.Module):
         self.grid = image_size // self.STRIDE
         self.tokens = self.grid**2
         first, second = channels
+        # In eights, for the group norms.
+        shapes = 8 * round(width * 2 / 3 / 8)
+        colors = width - shapes
         self.stem = nn.Sequential(
             nn.Conv2d(3, first, 5, stride=2, padding=2),
             nn.ReLU(),
             nn.Conv2d(first, second, 3, stride=2, padding=1),
             nn.GroupNorm(8, second),
             nn.ReLU(),
-            nn.Conv2d(second, width, 3, stride=2, padding=1),
-            nn.GroupNorm(8, width),
+            nn.Conv2d(second, shapes, 3, stride=2, padding=1),
+            nn.GroupNorm(8, shapes),
             nn.ReLU(),
         )
-        self.blocks = nn.ModuleList([_ResidualBlock(width) for _ in range(blocks)])
-        self.color = nn.Linear(6, width)
+        self.blocks = nn.ModuleList([_ResidualBlock(shapes) for _ in range(blocks)])
+        self.color = nn.Linear(6, colors)
         nn.init.normal_(self.color.weight)
-        self.norm = nn.LayerNorm(width)
+        self.norm_shape, self.norm_color = nn.LayerNorm(shapes), nn.LayerNorm(colors)
         self.register_buffer("mean_image", torch.full((3, image_size, image_size), 0.5))
 
     def set_mean_image(self, mean_image_f32: Tensor) -> None:
@@ -74,8 +79,9 @@ class ConvTrunk(nn.Module):
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
-        tokens = x.flatten(2).transpose(1, 2)
-        return self.norm(tokens + self.color(extremes.flatten(2).transpose(1, 2)))
+        shape = self.norm_shape(x.flatten(2).transpose(1, 2))
+        color = self.norm_color(self.color(extremes.flatten(2).transpose(1, 2)))
+        return torch.cat([shape, color], dim=-1)
 
 
 class _ResidualBlock(nn.Module):

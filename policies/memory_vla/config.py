@@ -58,8 +58,10 @@ class MemoryVLAConfig:
             raise unknown_name("trunk", self.trunk, TRUNKS)
         if self.store not in STORES:
             raise unknown_name("store", self.store, STORES)
-        if self.width < 8 or self.width % 8:
-            raise ConfigError(f"width must be a multiple of 8 (group norm), got {self.width}")
+        if self.width < 16 or self.width % 8:
+            raise ConfigError(
+                f"width must be a multiple of 8 (group norm), at least 16, got {self.width}"
+            )
         if len(self.channels) != 2 or min(self.channels) < 1 or self.channels[1] % 8:
             raise ConfigError(
                 "channels must be two sizes >= 1, the second a multiple of 8 (group norm), got "
