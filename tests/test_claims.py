@@ -179,3 +179,16 @@ def test_publishing_refuses(published, evaluations):
     again = publish.add_claim([first[1]], name="memory_vla-x", root=root)
     assert again["checkpoint"] == row["checkpoint"]
     assert second[1].exists()
+
+
+def test_training_is_followed_back_to_its_first_run(tmp_path):
+    for name, init in (("a", None), ("b", tmp_path / "a"), ("c", tmp_path / "b" / "checkpoints")):
+        (tmp_path / name / "checkpoints" / "00000001").mkdir(parents=True)
+        text = "steps: 1\n" if init is None else f"init: {init}\n"
+        (tmp_path / name / "config.yaml").write_text(text)
+    found = publish._train_configs(tmp_path / "c" / "checkpoints" / "00000001", None)
+    assert [path.parent.name for path in found] == ["c", "b", "a"]
+    assert publish._train_configs(None, None) == []
+    assert publish._train_configs(None, tmp_path / "a" / "config.yaml") == [
+        tmp_path / "a" / "config.yaml"
+    ]

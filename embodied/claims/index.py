@@ -2,8 +2,9 @@
 
 Beside the index, ``results/<id>/`` holds the claim's per-episode rows (``episodes.jsonl``, and
 ``swapped_episodes.jsonl`` where memories were swapped), the evaluations they come from
-(``evaluation-<training seed>.json``), the training configuration (``config.yaml``), a report,
-and for headline claims a checkpoint. Reading the index needs no torch.
+(``evaluation-<training seed>.json``), the training configuration (``config.yaml``, and
+``init-<n>.yaml`` of the runs whose weights it started from), a report, and for headline claims a
+checkpoint. Reading the index needs no torch.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from embodied.claims.index import (
     read_index,
     results_root,
 )
+from embodied.config import load_yaml
 from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import read_json, write_atomic, write_json
 from embodied.evaluate import stats
@@ -34,6 +35,7 @@ SAME = (
 )  # fmt: skip
 """What evaluations must share to be pooled into one claim."""
 
+CONFIG_FILE = "config.yaml"
 MAX_CHECKPOINT_MB = 10.0
 
 
@@ -236,9 +238,9 @@ def _publish(
             write_episodes(scratch / SWAPPED_EPISODES, swaps)
         for source in sources:
             write_json(scratch / f"evaluation-{source.train_seed(role)}.json", source.results)
-        config = _train_config(checkpoint, train_config)
-        if config is not None:
-            shutil.copyfile(config, scratch / "config.yaml")
+        for number, config in enumerate(_train_configs(checkpoint, train_config)):
+            name = f"init-{number}.yaml" if number else "config.yaml"
+            shutil.copyfile(config, scratch / name)
         row["checkpoint"] = _ship(checkpoint, sources, role, row["id"], scratch, root)
         write_atomic(scratch / "report.md", _report(row, episodes, swaps, root))
         if folder.exists():
@@ -252,13 +254,20 @@ def _publish(
     write_json(root / INDEX, sorted([*others, row], key=lambda r: r["id"]))
 
 
-def _train_config(checkpoint: str | Path | None, given: str | Path | None) -> Path | None:
-    if given is not None:
-        return Path(given)
-    if checkpoint is None:
-        return None
-    places = [Path(checkpoint), *Path(checkpoint).resolve().parents[:2]]
-    return next((p / "config.yaml" for p in places if (p / "config.yaml").exists()), None)
+def _train_configs(checkpoint: str | Path | None, given: str | Path | None) -> list[Path]:
+    """Returns the training's ``config.yaml``, then those of the runs that it started from."""
+    found: list[Path] = []
+    place = given if given is not None else checkpoint
+    while place:
+        path = Path(place)
+        beside = [path, *path.resolve().parents[:2]]
+        files = [path] if path.is_file() else [folder / CONFIG_FILE for folder in beside]
+        config = next((file for file in files if file.exists()), None)
+        if config is None or config in found:
+            break
+        found.append(config)
+        place = load_yaml(config).get("init")
+    return found
 
 
 def _ship(
