@@ -24,12 +24,7 @@ from embodied.core.task import EnvConfig
 from embodied.evaluate.summary import ABLE_COMMIT_RATE
 
 TASK, LEVEL = "remember_color", "easy"
-MEMORIES = {
-    # Pooled maps are learnt from within the demo's minutes; stored whole they tell like colours
-    # apart better, later.
-    "memory": ["memory=perceptual_cognitive", "memory.config.pool_maps=2"],
-    "twin": ["memory=none"],
-}
+MEMORIES = {"memory": "perceptual_cognitive", "twin": "none"}
 """Folder of the run -> the memory it trains; everything else is equal."""
 CLAIM = "memory_vla-remember_color-k3-rgb"
 CONFIG_FILE = "demo.yaml"
@@ -244,7 +239,7 @@ def train_side_by_side(config: DemoConfig, data: Path, out: Path) -> None:
         _follow(processes, out)
 
 
-def _train_words(config: DemoConfig, data: Path, run: Path, memory: list[str]) -> list[str]:
+def _train_words(config: DemoConfig, data: Path, run: Path, memory: str) -> list[str]:
     if (run / "config.yaml").exists():
         return ["train", "--resume", f"out={run}"]
     return [
@@ -252,7 +247,7 @@ def _train_words(config: DemoConfig, data: Path, run: Path, memory: list[str]) -
         f"task={TASK}",
         f"level={LEVEL}",
         f"preset={config.preset}",
-        *memory,
+        f"memory={memory}",
         f"data={data}",
         f"seed={config.seed}",
         f"out={run}",
