@@ -8,6 +8,7 @@ from embodied.core.entities import FEATURES, MAX_ENTITIES
 from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.specs import ArraySpec, Interface, camera_specs
 from embodied.core.types import Segment
+from embodied.nn.action_head import ActionHeadConfig
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.policy import MemoryVLA
 
@@ -154,7 +155,7 @@ def test_memory_changes_the_action():
 
 @pytest.mark.parametrize("kind", ["flow", "ddim"])
 def test_heads_learn_a_constant_chunk(kind):
-    from embodied.nn.action_head import ActionHeadConfig, build_action_head
+    from embodied.nn.action_head import build_action_head
     from embodied.nn.dit import DiTConfig
 
     torch.manual_seed(0)
@@ -174,7 +175,7 @@ def test_heads_learn_a_constant_chunk(kind):
 
 def test_ddim_tables_match_diffusers():
     diffusers = pytest.importorskip("diffusers")
-    from embodied.nn.action_head import ActionHeadConfig, build_action_head
+    from embodied.nn.action_head import build_action_head
 
     head = build_action_head(ActionHeadConfig(kind="ddim"), 7, 8, 16, 16)
     scheduler = diffusers.DDIMScheduler(
@@ -215,3 +216,19 @@ def test_wrong_options_are_named():
         MemoryVLAConfig(trunk="convv")
     with pytest.raises(ConfigError, match="multiple of 8"):
         MemoryVLAConfig(width=30)
+
+
+def test_temperature_scales_the_noise_in_acting():
+    chunks = []
+    for temperature in (0.0, 1.0):
+        policy = make(head=ActionHeadConfig(temperature=temperature))
+        with torch.no_grad():
+            policy.head.dit.out.weight.normal_(std=0.1)
+        obs, fresh = random_obs(policy.spec.observations, 1), policy.initial_state(1)
+        first = torch.ones(1, dtype=torch.bool)
+        working, _ = policy.observe(obs, torch.zeros(1), fresh, first)
+        noise = [torch.randn(1, *policy.spec.noise_shape) for _ in range(2)]
+        chunks.append([policy.act(working, n).chunk for n in noise])
+    assert torch.equal(*chunks[0]) and not torch.equal(*chunks[1])
+    with pytest.raises(ConfigError, match="temperature must be within"):
+        ActionHeadConfig(temperature=1.5)

@@ -1,0 +1,66 @@
+"""Where image tokens are in the world: rays through pixels, and a horizontal plane."""
+
+import pytest
+import torch
+
+from embodied.nn.vision import FAR_M, meet_plane, token_pixels
+
+INTRINSICS = torch.tensor([[[32.0, 0.0, 32.0], [0.0, 32.0, 32.0], [0.0, 0.0, 1.0]]])
+
+
+def camera(rotation, height_m=1.8):
+    pose = torch.eye(4)
+    pose[:3, :3] = torch.tensor(rotation)
+    pose[:3, 3] = torch.tensor([0.1, -0.2, height_m])
+    return pose[None]
+
+
+DOWN = [[1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, -1.0]]
+LEVEL = [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]]
+
+
+def test_token_pixels_are_the_centres_of_patches():
+    assert token_pixels(2, 8).tolist() == [[4.0, 4.0], [12.0, 4.0], [4.0, 12.0], [12.0, 12.0]]
+
+
+def test_a_camera_that_looks_down_meets_the_table_below_it():
+    pixels = torch.tensor([[32.0, 32.0], [64.0, 32.0], [32.0, 64.0]])
+    places = meet_plane(pixels, INTRINSICS, camera(DOWN), torch.tensor(0.8))
+    # One metre above: the picture's edge, at 45 degrees, is a metre away; v points along -y.
+    expected = torch.tensor([[0.1, -0.2, 0.8], [1.1, -0.2, 0.8], [0.1, -1.2, 0.8]])
+    torch.testing.assert_close(places[0], expected, atol=1e-5, rtol=0)
+
+
+def test_rays_that_miss_end_at_a_bounded_distance():
+    pixels = torch.tensor([[32.0, 0.0], [32.0, 32.0]])  # upwards, and level
+    places = meet_plane(pixels, INTRINSICS, camera(LEVEL), torch.tensor(0.8))
+    away = (places[0] - camera(LEVEL)[0, :3, 3]).norm(dim=-1)
+    torch.testing.assert_close(away, torch.full((2,), FAR_M))
+
+
+def test_padded_rows_stay_finite():
+    places = meet_plane(
+        token_pixels(2, 8), torch.zeros(1, 3, 3), torch.zeros(1, 4, 4), torch.tensor(0.8)
+    )
+    assert torch.isfinite(places).all()
+
+
+@pytest.mark.sim
+@pytest.mark.render
+@pytest.mark.parametrize("name", ["front", "wrist"])
+def test_what_a_pixel_shows_on_the_table_is_where_its_ray_meets_it(name):
+    """Against the simulator's own depth, at every pixel that shows the table's top."""
+    from sims.gym_env import MemoryBenchEnv
+    from sims.memory_bench.parts import TABLE_TOP_M
+
+    env = MemoryBenchEnv("remember_color", observation="rgbd", cameras=(name,), image_size=32)
+    obs, _ = env.reset(seed=0)
+    env.close()
+    camera_of = {
+        k: torch.from_numpy(obs[f"{name}_{k}"])[None] for k in ("intrinsics", "cam_to_world")
+    }
+    places = meet_plane(token_pixels(32, 1), *camera_of.values(), torch.tensor(TABLE_TOP_M))[0]
+    forward, origin = camera_of["cam_to_world"][0, :3, 2], camera_of["cam_to_world"][0, :3, 3]
+    depth_m = (places - origin) @ forward
+    seen = torch.from_numpy(obs[f"{name}_depth_m"]).flatten()
+    assert ((depth_m - seen).abs() < 0.01).float().mean() > 0.4
