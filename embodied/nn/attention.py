@@ -20,6 +20,10 @@ score, and a row without any slot stays finite, which -inf would not (export, gr
 
 QK_INITS = ("equal", "independent")
 
+SHARPNESS = 10.0
+"""Score between equal tokens of unit-scale channels at the start of ``qk_init="equal"``: a token
+that looks the same outweighs a thousand that don't (e^10 is 22,000)."""
+
 
 def masked_score(dtype: torch.dtype) -> float:
     """Returns `MASKED`, or what a narrower float can hold of it."""
@@ -42,8 +46,9 @@ class RetrievalBlock(nn.Module):
       heads: H; divides D. The paper's code has 1, its successor 4.
       dropout: On attention weights and inside the feed-forward layer, in training only.
       ffn_ratio: Hidden size of the feed-forward layer over D.
-      qk_init: ``"equal"`` starts Wk, bk as a copy of Wq, bq, so that from the first step a
-        token retrieves the stored tokens that look like it; ``"independent"`` is published.
+      qk_init: ``"equal"`` starts Wq and Wk as the same multiple of the identity and Wv near
+        the identity, so that from the first step each head retrieves what is alike in its
+        own channels, and returns it; ``"independent"`` is published.
 
     Source: MemoryVLA (arXiv 2508.19236), its released code.
     """
@@ -77,10 +82,12 @@ class RetrievalBlock(nn.Module):
             nn.Linear(ffn_ratio * width, width),
         )
         if qk_init == "equal":
-            # Orthogonal: scores start as scaled cosine similarities of the tokens.
-            nn.init.orthogonal_(self.query.weight)
-            nn.init.zeros_(self.query.bias)
-            self.key.load_state_dict(self.query.state_dict())
+            eye = torch.eye(width)
+            for linear in (self.query, self.key):
+                nn.init.zeros_(linear.bias)
+                linear.weight.data.copy_(eye * math.sqrt(SHARPNESS * self.scale))
+            # Beside its own channels a head returns a mixture of all of them.
+            self.value.weight.data.add_(eye)
 
     def forward(
         self, query: Tensor, slots: Tensor, time_code: Tensor | None, live: Tensor

@@ -22,6 +22,11 @@ Without a bound the tokens share out the usual places among themselves, whatever
 never learn to look."""
 
 
+RECOGNITION = 30.0
+"""Scale of what agreement adds to a token's score. Weights of the optimiser's step size would
+take thousands of steps to outweigh what a token looks like."""
+
+
 @dataclasses.dataclass
 class GoalMixture:
     """A mixture of isotropic Gaussians in three dimensions, one component a token.
@@ -56,37 +61,47 @@ class GoalMixture:
 class GoalHead(nn.Module):
     """Predicts a `GoalMixture`: each token proposes a place near it and how likely it is meant.
 
-    A token that memory recognises can raise its own weight, and what could be meant is
-    learnt before it is known which one is. A policy that doesn't know which still settles on
-    one place, and, since places near the hand grow likelier as it approaches, stays with it.
+    What could be meant is learnt before it is known which one is; then a token that memory
+    recognises raises its own weight, by a path so short that it is found soon. A policy that
+    doesn't know which still settles on one place, and, since places near the hand grow
+    likelier as it approaches, stays with it.
 
     Args:
       width: D, token width.
       hidden: Width inside.
       context: C, width of the context vector, which holds the arm's own state.
+      agreement: A, numbers that say how a token agrees with what memory returned for it.
 
     Source: our own; mixture density networks (Bishop 1994) over hindsight goals.
     """
 
-    def __init__(self, width: int, hidden: int, context: int) -> None:
+    def __init__(self, width: int, hidden: int, context: int, agreement: int) -> None:
         super().__init__()
         self.token = nn.Linear(width, hidden)
         self.context = nn.Linear(context, hidden)
         self.position = nn.Linear(3, hidden)
         self.hidden = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, 5)
+        self.agreement = nn.Linear(agreement, 1, bias=False)
+        nn.init.zeros_(self.agreement.weight)
         # Every token begins by proposing where it is.
         nn.init.normal_(self.out.weight, std=0.01)
         nn.init.zeros_(self.out.bias)
 
     def forward(
-        self, tokens_RND: Tensor, positions_RN3: Tensor, context_RC: Tensor, mask_RN: Tensor
+        self,
+        tokens_RND: Tensor,
+        agreement_RNA: Tensor,
+        positions_RN3: Tensor,
+        context_RC: Tensor,
+        mask_RN: Tensor,
     ) -> GoalMixture:
         """Predicts from [R, N, D] tokens at [R, N, 3]; False in `mask_RN` hides a token."""
         x = self.token(tokens_RND) + self.position(positions_RN3 / (2 * REACH))
         x = F.gelu(x + self.context(context_RC)[:, None])
         x = F.gelu(self.hidden(x))
         offset, score, spread = self.out(x).float().split((3, 1, 1), dim=-1)
+        score = score + RECOGNITION * self.agreement(agreement_RNA).float()
         # A finite bias, so that a row without tokens stays finite.
         score = score[..., 0].masked_fill(~mask_RN, -1e4)
         low, high = math.log(MIN_SCALE), math.log(MAX_SCALE)

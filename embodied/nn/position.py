@@ -60,16 +60,29 @@ class TimeEncoding(nn.Module):
         return code
 
 
-def fourier(position: Tensor, octaves: int) -> Tensor:
-    """Returns sines and cosines of coordinates in -1..1 at doubling frequencies.
+class FourierFeatures(nn.Module):
+    """A code of a point whose inner product with another's falls off with their distance.
+
+    code(x) = sqrt(2) cos(W x + b), so that <code(x), code(y)> / features starts close to
+    exp(-|x - y|^2 / (2 scale^2)): points nearer than `scale` are alike, others are not.
+    Entries are of unit scale. W and b are learnt further.
 
     Args:
-      position: [..., P].
-      octaves: Frequencies pi/2, pi, 2 pi, ...; near positions get similar codes.
+      inputs: P, coordinates of a point.
+      features: Size of the code.
+      scale: Distance within which points are alike, in the unit of the coordinates.
 
-    Returns:
-      [..., 2 * P * octaves].
+    Source: Random Features for Large-Scale Kernel Machines (Rahimi and Recht 2007).
     """
-    rates = torch.pi / 2 * 2.0 ** torch.arange(octaves, device=position.device)
-    angle = (position[..., None] * rates).flatten(-2)
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+    def __init__(self, inputs: int, features: int, scale: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, features)
+        nn.init.normal_(self.linear.weight, std=1 / scale)
+        nn.init.uniform_(self.linear.bias, 0.0, 2 * math.pi)
+
+    def forward(self, point: Tensor) -> Tensor:
+        """Encodes [..., P] as [..., features]."""
+        # Angles of tens of radians need more digits than autocast's narrow floats have.
+        with torch.autocast(point.device.type, enabled=False):
+            return math.sqrt(2) * torch.cos(self.linear(point.float()))

@@ -10,31 +10,39 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embodied.core.errors import ConfigError
+from embodied.nn.position import FourierFeatures
 
 
 class ConvTrunk(nn.Module):
-    """A small convolutional stem: one normalised token for each 8x8 pixel patch.
+    """A small convolutional stem: what has which shape, and which colour, in each 8x8 patch.
 
     Normalisation subtracts a per-pixel mean image of the training data, so that what is
     the same in every frame (table, robot base) is zero from the start. Tokens carry no
     position code: equal things at different places give equal tokens, which is what lets
-    a token of the present find its like in memory. About a third of a token's channels hold
-    the strongest colours of its patch, normalised apart from the shapes: learning to find
-    things must not blur which of them is red.
+    a token of the present find its like in memory. The last channels are a code of the colour
+    that stands out from the mean image, apart from the shapes: learning to find things must
+    not blur which of them is red.
 
     Args:
       image_size: Height and width in pixels; a multiple of 8.
-      width: D, token width; a multiple of 8, at least 16.
+      shapes: Channels of the convolutional stem's output, at unit scale; a multiple of 8.
+      colors: Channels of the colour code.
       channels: Channels after the first and the second convolution.
       blocks: Residual blocks at token resolution.
     """
 
     STRIDE = 8
+    SALIENCE = 16.0
+    """Weight of a pixel's colour: e to the power of this times how far it is from the mean
+    image, summed over the channels (0..1 each)."""
+    ALIKE = 0.2
+    """Colours (RGB, 0..1 each) nearer than this are alike."""
 
     def __init__(
         self,
         image_size: int,
-        width: int,
+        shapes: int,
+        colors: int,
         channels: tuple[int, int] = (32, 64),
         blocks: int = 1,
     ) -> None:
@@ -46,9 +54,6 @@ class ConvTrunk(nn.Module):
         self.grid = image_size // self.STRIDE
         self.tokens = self.grid**2
         first, second = channels
-        # In eights, for the group norms.
-        shapes = 8 * round(width * 2 / 3 / 8)
-        colors = width - shapes
         self.stem = nn.Sequential(
             nn.Conv2d(3, first, 5, stride=2, padding=2),
             nn.ReLU(),
@@ -60,9 +65,8 @@ class ConvTrunk(nn.Module):
             nn.ReLU(),
         )
         self.blocks = nn.ModuleList([_ResidualBlock(shapes) for _ in range(blocks)])
-        self.color = nn.Linear(6, colors)
-        nn.init.normal_(self.color.weight)
-        self.norm_shape, self.norm_color = nn.LayerNorm(shapes), nn.LayerNorm(colors)
+        self.norm = nn.LayerNorm(shapes)
+        self.color = FourierFeatures(3, colors, self.ALIKE)
         self.register_buffer("mean_image", torch.full((3, image_size, image_size), 0.5))
 
     def set_mean_image(self, mean_image_f32: Tensor) -> None:
@@ -71,17 +75,26 @@ class ConvTrunk(nn.Module):
 
     def forward(self, image_u8: Tensor) -> Tensor:
         """Maps uint8 images [B, H, W, 3] to tokens [B, N, D], rows of the grid first."""
-        x = image_u8.permute(0, 3, 1, 2).to(self.mean_image.dtype) / 255.0
+        image = image_u8.permute(0, 3, 1, 2).to(self.mean_image.dtype) / 255.0
+        difference = image - self.mean_image
+        color = self.color(self._salient_colors(image, difference))
         # 4: differences from the mean image are small; this brings objects to unit scale.
-        x = (x - self.mean_image) * 4.0
-        x = x.contiguous(memory_format=torch.channels_last)
-        extremes = torch.cat([F.max_pool2d(x, self.STRIDE), F.max_pool2d(-x, self.STRIDE)], dim=1)
-        x = self.stem(x)
+        x = self.stem((difference * 4.0).contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = block(x)
-        shape = self.norm_shape(x.flatten(2).transpose(1, 2))
-        color = self.norm_color(self.color(extremes.flatten(2).transpose(1, 2)))
-        return torch.cat([shape, color], dim=-1)
+        shape = self.norm(x.flatten(2).transpose(1, 2))
+        return torch.cat([shape, color.to(shape.dtype)], dim=-1)
+
+    def _salient_colors(self, image: Tensor, difference: Tensor) -> Tensor:
+        """Returns the colour [B, N, 3] of what stands out in and around each patch.
+
+        Windows reach half a patch beyond it: a thing on the border of two is seen by both.
+        """
+        weight = torch.exp(self.SALIENCE * difference.abs().sum(dim=1, keepdim=True))
+        size, step = 2 * self.STRIDE, self.STRIDE
+        total = F.avg_pool2d(image * weight, size, step, padding=step // 2)
+        color = total / F.avg_pool2d(weight, size, step, padding=step // 2)
+        return color.flatten(2).transpose(1, 2)
 
 
 class _ResidualBlock(nn.Module):

@@ -58,9 +58,10 @@ class MemoryVLAConfig:
             raise unknown_name("trunk", self.trunk, TRUNKS)
         if self.store not in STORES:
             raise unknown_name("store", self.store, STORES)
-        if self.width < 16 or self.width % 8:
+        if self.width < 16 or self.width % 16:
             raise ConfigError(
-                f"width must be a multiple of 8 (group norm), at least 16, got {self.width}"
+                "width must be a multiple of 16 (half of it is normalised in groups of 8), got "
+                f"{self.width}"
             )
         if len(self.channels) != 2 or min(self.channels) < 1 or self.channels[1] % 8:
             raise ConfigError(

@@ -1,5 +1,8 @@
 """Trunks of MemoryVLA: observations to perceptual tokens with positions and a mask.
 
+The channels of a token come in quarters: two of shape, one of colour, one of place. With four
+heads, a memory that compares channels can be asked by each of them alone.
+
 Shape letters: B rows, N tokens, D width.
 """
 
@@ -10,15 +13,17 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from embodied.core.entities import POSITION
+from embodied.core.entities import COLOR, POSITION
 from embodied.core.errors import SpecMismatch
 from embodied.core.specs import ArraySpec
 from embodied.core.types import Observation
-from embodied.nn.position import fourier
+from embodied.nn.position import FourierFeatures
 from embodied.nn.vision import ConvTrunk, meet_plane, token_pixels
 from policies.memory_vla.config import MemoryVLAConfig
 
 IMAGE, INTRINSICS, CAM_TO_WORLD = "_image_u8", "_intrinsics", "_cam_to_world"
+NEAR_M = 0.1
+"""Places nearer than this are alike; about the distance of two image tokens."""
 
 
 @dataclasses.dataclass
@@ -41,15 +46,11 @@ class ImageTrunk(nn.Module):
 
     Cameras are calibrated: a token is where the ray through its centre meets the plane of the
     lowest place that the hand reached in the data. So tokens of all cameras, of a moving one
-    too, stand for places in one world, which is where actions happen. A faint code of the place
-    is part of the tokens, so that memory can be asked by place as well as by look; it starts
-    small enough for equal things at different places to stay alike.
+    too, stand for places in one world, which is where actions happen.
 
     Attributes:
       streams: Camera name -> number of tokens, in the order of the concatenated tokens.
     """
-
-    OCTAVES = 3
 
     def __init__(self, config: MemoryVLAConfig, observations: dict[str, ArraySpec]) -> None:
         super().__init__()
@@ -73,16 +74,15 @@ class ImageTrunk(nn.Module):
             height, width, _ = observations[name + IMAGE].shape
             if height != width:
                 raise SpecMismatch(f"{name}{IMAGE}: expected a square image, got {height}x{width}")
-            stem = ConvTrunk(height, config.width, tuple(config.channels), config.blocks)
+            half, quarter = config.width // 2, config.width // 4
+            stem = ConvTrunk(height, half, quarter, tuple(config.channels), config.blocks)
             self.cameras[name] = stem
             self.streams[name] = stem.tokens
             self.register_buffer(
                 f"{name}_pixels", token_pixels(stem.grid, stem.STRIDE), persistent=False
             )
         self.register_buffer("plane_z_m", torch.zeros(()))
-        self.place = nn.Linear(3 * 2 * self.OCTAVES, config.width, bias=False)
-        # 0.1: about a third of a normalised token's length.
-        nn.init.normal_(self.place.weight, std=0.1)
+        self.place = FourierFeatures(3, config.width // 4, NEAR_M)
 
     def set_statistics(self, mean_images: dict[str, Tensor], lowest_m: Tensor) -> None:
         """Sets each camera's mean image, float [3, H, W] in 0..1, and the lowest hand [3]."""
@@ -99,8 +99,8 @@ class ImageTrunk(nn.Module):
             intrinsics, pose = obs[name + INTRINSICS], obs[name + CAM_TO_WORLD]
             positions.append(meet_plane(pixels, intrinsics, pose, self.plane_z_m))
         places = torch.cat(positions, dim=1)
-        # 2: a table spans about -1 to 1.
-        seen = torch.cat(tokens, dim=1) + self.place(fourier(2.0 * places, self.OCTAVES))
+        looks = torch.cat(tokens, dim=1)
+        seen = torch.cat([looks, self.place(places).to(looks.dtype)], dim=-1)
         return Perception(seen, places, torch.ones_like(seen[..., 0], dtype=torch.bool))
 
 
@@ -123,13 +123,12 @@ class EntityTrunk(nn.Module):
         self.inputs = {key: observations[key] for key in (self.KEY, self.MASK)}
         tokens, features = observations[self.KEY].shape
         self.streams = {self.KEY: tokens}
-        width = config.width
+        half, quarter = config.width // 2, config.width // 4
         self.embed = nn.Sequential(
-            nn.Linear(features, 2 * width),
-            nn.GELU(),
-            nn.Linear(2 * width, width),
-            nn.LayerNorm(width),
+            nn.Linear(features, 4 * half), nn.GELU(), nn.Linear(4 * half, half), nn.LayerNorm(half)
         )
+        self.color = FourierFeatures(3, quarter, ConvTrunk.ALIKE)
+        self.place = FourierFeatures(3, quarter, NEAR_M)
 
     def set_statistics(self, mean_images: dict[str, Tensor], lowest_m: Tensor) -> None:
         """Entities are in metres and unit colours already: nothing to set."""
@@ -137,8 +136,10 @@ class EntityTrunk(nn.Module):
     def forward(self, obs: Observation) -> Perception:
         """Encodes float [B, 32, F] entities with their mask."""
         entities, mask = obs[self.KEY], obs[self.MASK]
-        tokens = self.embed(entities) * mask[..., None]
-        return Perception(tokens, entities[..., POSITION], mask)
+        places = entities[..., POSITION]
+        codes = [self.embed(entities), self.color(entities[..., COLOR]), self.place(places)]
+        tokens = torch.cat([code.to(codes[0].dtype) for code in codes], dim=-1)
+        return Perception(tokens * mask[..., None], places, mask)
 
 
 TRUNKS: dict[str, type[ImageTrunk] | type[EntityTrunk]] = {

@@ -81,7 +81,7 @@ class MemoryVLA(Policy):
         self.readout = TokenReadout(width, width, width, config.readout_queries, 3)
         self.goal: GoalHead | None = None
         if config.goal_loss:
-            self.goal = GoalHead(2 * width, width, width)
+            self.goal = GoalHead(2 * width, width, width, width)
             self.tell_goal = nn.Sequential(
                 nn.Linear(6, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width)
             )
@@ -151,7 +151,7 @@ class MemoryVLA(Policy):
         fused = self._fuse(query, value)
         item = fused if self.config.store == "fused" else query
         state = self.memory.write(pending, item, time_s, state)
-        features, goals = self._decide(seen, fused, context)
+        features, goals = self._decide(seen, value, fused, context)
         if goals is not None:
             self._aim(features, goals.mode(), obs[HAND])
         return Working(features), state
@@ -189,7 +189,7 @@ class MemoryVLA(Policy):
         return {name: self.fuse[name](query[name], value[name]) for name in query}
 
     def _decide(
-        self, seen: Perception, fused: Streams, context: Tensor
+        self, seen: Perception, value: Streams, fused: Streams, context: Tensor
     ) -> tuple[dict[str, Tensor], GoalMixture | None]:
         """Reads the fused tokens out into the conditions of the action expert, and goals."""
         cognitive = fused[COGNITIVE][:, 0]
@@ -203,9 +203,11 @@ class MemoryVLA(Policy):
         }
         if self.goal is None:
             return features, None
-        # What is seen beside what memory made of it: where they agree something was recognised.
-        both = torch.cat([seen.tokens, perceptual], dim=-1)
-        return features, self.goal(both, seen.positions, context, seen.mask)
+        # Where what is seen agrees with what memory returned for it, something was recognised.
+        recalled = torch.cat([value[name] for name in self.trunk.streams], dim=1)
+        agreement = (_parts(seen.tokens) * _parts(recalled)).flatten(-2)
+        tokens = torch.cat([seen.tokens, perceptual], dim=-1)
+        return features, self.goal(tokens, agreement, seen.positions, context, seen.mask)
 
     def _aim(self, features: dict[str, Tensor], goal: Tensor, hand_pos_world_m: Tensor) -> None:
         """Tells the action expert the goal [B, 3], and how it lies from the hand."""
@@ -252,12 +254,10 @@ class MemoryVLA(Policy):
         acts = segment.act_mask & segment.valid
         keep = _chosen(at(rows, acts), few)
         acting = rows[keep]
-        fused = self._fuse(
-            {name: at(acting, tensor) for name, tensor in items.items()},
-            {name: at(acting, tensor) for name, tensor in values.items()},
-        )
+        value = {name: at(acting, tensor) for name, tensor in values.items()}
+        fused = self._fuse({name: at(acting, tensor) for name, tensor in items.items()}, value)
         seen = Perception(seen.tokens[keep], seen.positions[keep], seen.mask[keep])
-        features, goals = self._decide(seen, fused, context[keep])
+        features, goals = self._decide(seen, value, fused, context[keep])
         counts = at(acting, acts)
         loss, metrics = torch.zeros((), device=counts.device), {}
         if goals is not None:
@@ -285,6 +285,12 @@ class MemoryVLA(Policy):
         loss = loss + action_loss
         metrics = {"loss": loss.detach(), "action_loss": action_loss.detach(), **metrics}
         return LossOutput(loss, metrics, state)
+
+
+def _parts(tokens: Tensor) -> Tensor:
+    """Returns the four parts [..., 4, D/4] of tokens [..., D], each brought to unit scale."""
+    parts = tokens.unflatten(-1, (4, -1))
+    return nn.functional.rms_norm(parts, parts.shape[-1:], eps=1e-4)
 
 
 def _chosen(mask: Tensor, few: bool) -> Tensor:

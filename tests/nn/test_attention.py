@@ -122,6 +122,19 @@ def test_equal_init_prefers_the_token_that_looks_like_the_query() -> None:
         assert torch.equal(weights[0, 0, :, :, 0].argmax(-1), torch.arange(12))
 
 
+def test_equal_init_compares_and_returns_each_heads_own_channels() -> None:
+    torch.manual_seed(0)
+    block = RetrievalBlock(64, heads=2, qk_init="equal")
+    slots = torch.randn(1, 12, 1, 64)
+    # Alike one stored token in the first half of the channels, another in the second.
+    query = torch.cat([slots[:, 3, :, :32], slots[:, 7, :, 32:]], dim=-1)
+    _, weights = block(query, slots, None, all_live(slots))
+    assert weights[0, :, 0, :, 0].argmax(-1).tolist() == [3, 7]
+    _, values = block.project(slots, None)
+    own = torch.nn.functional.cosine_similarity(values, slots, dim=-1)
+    assert own.min() > 0.7
+
+
 def test_block_has_the_published_size() -> None:
     d = 32
     assert sum(p.numel() for p in RetrievalBlock(d).parameters()) == 11 * d**2 + 12 * d

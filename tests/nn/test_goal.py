@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import distributions as D
 
-from embodied.nn.goal import MAX_SCALE, MIN_SCALE, GoalHead, GoalMixture
+from embodied.nn.goal import MAX_SCALE, MIN_SCALE, REACH, GoalHead, GoalMixture
 
 
 def random_goals(rows=3, tokens=5, seed=0):
@@ -40,14 +40,15 @@ def test_mode_is_one_of_two_things_and_not_between_them():
 
 def test_masked_tokens_say_nothing_and_empty_rows_stay_finite():
     torch.manual_seed(0)
-    head = GoalHead(16, 12, 8)
+    head = GoalHead(16, 12, 8, 4)
     tokens, positions, context = torch.randn(2, 6, 16), torch.randn(2, 6, 3), torch.randn(2, 8)
+    agreement = torch.randn(2, 6, 4)
     mask = torch.tensor([[True, True, False, True, False, True], [False] * 6])
     place = torch.randn(2, 1, 3)
-    goals = head(tokens, positions, context, mask)
-    tokens, positions = tokens.clone(), positions.clone()
-    tokens[:, 2], positions[:, 2] = 9.0, -9.0
-    again = head(tokens, positions, context, mask)
+    goals = head(tokens, agreement, positions, context, mask)
+    tokens, positions, agreement = tokens.clone(), positions.clone(), agreement.clone()
+    tokens[:, 2], positions[:, 2], agreement[:, 2] = 9.0, -9.0, 9.0
+    again = head(tokens, agreement, positions, context, mask)
     assert torch.equal(goals.log_prob(place)[0], again.log_prob(place)[0])
     assert torch.equal(goals.mode()[0], again.mode()[0])
     assert torch.isfinite(goals.log_prob(place)).all() and torch.isfinite(goals.mode()).all()
@@ -57,11 +58,25 @@ def test_masked_tokens_say_nothing_and_empty_rows_stay_finite():
 
 @pytest.mark.parametrize("extreme", [-1e3, 1e3])
 def test_spreads_stay_within_their_bounds(extreme):
-    head = GoalHead(16, 12, 8)
+    head = GoalHead(16, 12, 8, 4)
     with torch.no_grad():
         head.out.bias[4] = extreme
-    goals = head(
-        torch.randn(2, 6, 16), torch.randn(2, 6, 3), torch.randn(2, 8), torch.ones(2, 6) > 0
-    )
+    tokens, agreement = torch.randn(2, 6, 16), torch.randn(2, 6, 4)
+    positions, mask = torch.randn(2, 6, 3), torch.ones(2, 6) > 0
+    goals = head(tokens, agreement, positions, torch.randn(2, 8), mask)
     scale = goals.log_scale.exp()
     assert ((scale >= MIN_SCALE * 0.999) & (scale <= MAX_SCALE * 1.001)).all()
+
+
+def test_a_recognised_token_is_meant():
+    head = GoalHead(16, 12, 8, 4)
+    with torch.no_grad():
+        head.agreement.weight.fill_(0.1)
+    agreement = torch.zeros(2, 6, 4)
+    agreement[0, 3], agreement[1, 5] = 1.0, 1.0
+    positions = torch.randn(2, 6, 3)
+    goals = head(
+        torch.randn(2, 6, 16), agreement, positions, torch.randn(2, 8), torch.ones(2, 6) > 0
+    )
+    assert goals.log_weight.argmax(dim=-1).tolist() == [3, 5]
+    assert (goals.mode() - positions[[0, 1], [3, 5]]).abs().max() <= REACH

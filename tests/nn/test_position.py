@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from embodied.core.errors import ConfigError
-from embodied.nn.position import TimeEncoding, sinusoid
+from embodied.nn.position import FourierFeatures, TimeEncoding, sinusoid
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,21 @@ def test_time_encoding_has_the_published_size() -> None:
 def test_time_scale_must_be_positive() -> None:
     with pytest.raises(ConfigError, match="time_scale_hz must be > 0, got 0"):
         TimeEncoding(16, scale_hz=0)
+
+
+def test_fourier_features_compare_points_by_distance() -> None:
+    torch.manual_seed(0)
+    code = FourierFeatures(3, 4096, scale=0.1)
+    here = torch.tensor([[0.3, -0.2, 0.9]])
+    for distance in (0.0, 0.05, 0.1, 0.2, 1.0):
+        there = here + torch.tensor([distance, 0.0, 0.0])
+        alike = (code(here) * code(there)).mean().item()
+        assert alike == pytest.approx(math.exp(-(distance**2) / 0.02), abs=0.06)
+
+
+def test_fourier_features_keep_their_digits_under_autocast() -> None:
+    code, point = FourierFeatures(3, 8, scale=0.01), torch.tensor([[0.3, -0.2, 0.9]])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(code(point), code(point.double().float()))
+        narrow = code(point)
+    assert torch.equal(narrow, code(point))

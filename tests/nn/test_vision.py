@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from embodied.nn.vision import FAR_M, meet_plane, token_pixels
+from embodied.nn.vision import FAR_M, ConvTrunk, meet_plane, token_pixels
 
 INTRINSICS = torch.tensor([[[32.0, 0.0, 32.0], [0.0, 32.0, 32.0], [0.0, 0.0, 1.0]]])
 
@@ -64,3 +64,36 @@ def test_what_a_pixel_shows_on_the_table_is_where_its_ray_meets_it(name):
     depth_m = (places - origin) @ forward
     seen = torch.from_numpy(obs[f"{name}_depth_m"]).flatten()
     assert ((depth_m - seen).abs() < 0.01).float().mean() > 0.4
+
+
+def stem(seed=0):
+    torch.manual_seed(seed)
+    trunk = ConvTrunk(32, shapes=16, colors=32)
+    trunk.set_mean_image(torch.full((3, 32, 32), 0.5))
+    return trunk
+
+
+def test_the_colour_that_stands_out_is_seen_whatever_surrounds_it():
+    red, green, grey = (200, 30, 30), (30, 180, 40), (128, 128, 128)
+    images = torch.tensor(grey, dtype=torch.uint8).repeat(3, 32, 32, 1)
+    images[0, 10:14, 10:14] = torch.tensor(red, dtype=torch.uint8)
+    images[1, 18:23, 20:23] = torch.tensor(red, dtype=torch.uint8)  # elsewhere, on a border
+    images[2, 10:14, 10:14] = torch.tensor(green, dtype=torch.uint8)
+    code = stem()(images)[..., 16:]
+    first, second, third = code[0, 5], code[1, 10], code[2, 5]
+    like = torch.nn.functional.cosine_similarity
+    assert like(first, second, dim=0) > 0.99
+    assert like(first, third, dim=0) < 0.5
+    # Windows overlap by half a patch: the neighbour sees it too.
+    assert like(second, code[1, 11], dim=0) > 0.99
+
+
+def test_equal_things_give_equal_tokens_wherever_they_are():
+    torch.manual_seed(0)
+    trunk = ConvTrunk(64, shapes=16, colors=8)
+    images = torch.full((1, 64, 64, 3), 128, dtype=torch.uint8)
+    images[0, 18:22, 18:22] = images[0, 42:46, 42:46] = 200
+    tokens = trunk(images)
+    assert tokens.shape == (1, 64, 24)
+    torch.testing.assert_close(tokens[0, 18], tokens[0, 45])
+    assert (tokens[0, 18] - tokens[0, 21]).abs().max() > 0.1

@@ -214,8 +214,8 @@ def test_wrong_observations_are_named():
 def test_wrong_options_are_named():
     with pytest.raises(ConfigError, match="did you mean 'conv'"):
         MemoryVLAConfig(trunk="convv")
-    with pytest.raises(ConfigError, match="multiple of 8"):
-        MemoryVLAConfig(width=30)
+    with pytest.raises(ConfigError, match="multiple of 16"):
+        MemoryVLAConfig(width=40)
 
 
 def test_temperature_scales_the_noise_in_acting():
