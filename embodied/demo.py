@@ -29,6 +29,8 @@ MEMORIES = {"memory": "perceptual_cognitive", "twin": "none"}
 CLAIM = "memory_vla-remember_color-k3-rgb"
 CONFIG_FILE = "demo.yaml"
 EXPERT_EPISODES = 3
+LABEL_HORIZON = 8
+"""As many actions as the policy answers; each costs a simulated step."""
 POLL_S = 0.5
 MEMORY_SUCCESS, SWAP_FOLLOWED = 0.95, 0.90
 
@@ -94,6 +96,7 @@ def demo(config: DemoConfig) -> Path:
             episodes=config.demonstrations,
             out=data,
             num_workers=config.workers,
+            label_horizon=LABEL_HORIZON,
         )
         stage("training two equal policies side by side, one with memory, one without")
         train_side_by_side(config, data, out)

@@ -48,6 +48,16 @@ def test_help_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_help_of_every_verb_loads_no_network_and_no_simulator() -> None:
+    code = (
+        "import sys; from embodied.cli import main\n"
+        f"for verb in {list(VERBS)!r}: main([verb, '--help'])\n"
+        "heavy = {'torch', 'mujoco', 'gymnasium', 'h5py'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_all_its_keys(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0

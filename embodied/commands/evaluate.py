@@ -7,7 +7,7 @@ from typing import Any
 from embodied.commands.base import Command, command_line, finish, table
 from embodied.core.files import read_json
 from embodied.evaluate import report
-from embodied.evaluate.api import RESULTS, EvaluateConfig, run_evaluation
+from embodied.evaluate.config import EvaluateConfig
 
 COLUMNS = ("task", "memory", "intervention", "success", "95 % interval", "ceiling c*", "commits",
            "swap followed", "n")  # fmt: skip
@@ -15,6 +15,8 @@ COLUMNS = ("task", "memory", "intervention", "success", "95 % interval", "ceilin
 
 def run(options: EvaluateConfig) -> None:
     """Evaluates, prints one line a row and where the report is."""
+    from embodied.evaluate.api import RESULTS, run_evaluation
+
     out = run_evaluation(options)
     print(summary(read_json(out / RESULTS)))
     finish(out, command_line("embodied", "play", f"policy={options.source}"))

@@ -22,87 +22,19 @@ import torch
 
 from embodied import __version__, registry
 from embodied.config import from_plain, to_plain
-from embodied.core.errors import ConfigError, DataError, unknown_name
+from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import read_json, write_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig
 from embodied.evaluate import provenance, report, video
-from embodied.evaluate.executors import ExecutorConfig
-from embodied.evaluate.results import (
-    INTERVENTIONS,
-    NONE,
-    EpisodeResult,
-    read_episodes,
-    write_episodes,
-)
+from embodied.evaluate.config import EvaluateConfig
+from embodied.evaluate.results import NONE, EpisodeResult, read_episodes, write_episodes
 from embodied.evaluate.runner import closing, run
 from embodied.evaluate.summary import compare_with_twin, summarise
 from embodied.train.checkpoint import LoadedPolicy, load
 
 FORMAT_VERSION = 1
 RESULTS, EPISODES, TWIN_EPISODES = "results.json", "episodes.jsonl", "twin_episodes.jsonl"
-
-
-@dataclasses.dataclass
-class EvaluateConfig:
-    """What to evaluate and how; recorded in the results.
-
-    Attributes:
-      source: Run directory (its newest checkpoint) or checkpoint directory.
-      episodes: Episodes of each task and intervention.
-      task: Tasks; by default all that the policy was trained on.
-      level: Level; by default the one it was trained on.
-      knobs: Knob overrides on top of the level.
-      intervene: Any of ``none``, ``swapped``, ``erased``, ``frozen``; a row each.
-      intervene_episodes: Episodes of each real intervention; 0 for as many as `episodes`.
-      twin: Run or checkpoint of the memoryless twin, evaluated on the same seeds, or an
-        evaluation directory of it.
-      seed_start: First episode seed; the others follow.
-      batch: Rows that run side by side; part of the result, since a replay needs it.
-      workers: Simulator processes; 0 simulates in this one. Changes no result.
-      executor: How chunks become control actions.
-      capacity: Memory slots instead of the policy's own number; 0 keeps it.
-      videos: Episodes of each row that are filmed.
-      device: ``"cpu"`` or ``"cuda"``.
-      threads: CPU threads of the policy.
-      out: Directory to make; by default in ``eval/`` of the run (of the working directory for
-        a checkpoint outside a run).
-      progress: Whether to show progress bars.
-    """
-
-    source: str
-    episodes: int = 300
-    task: list[str] = dataclasses.field(default_factory=list)
-    level: str = ""
-    knobs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    intervene: list[str] = dataclasses.field(default_factory=lambda: [NONE])
-    intervene_episodes: int = 0
-    twin: str = ""
-    seed_start: int = EVAL_SEED_START
-    batch: int = 16
-    workers: int = 0
-    executor: ExecutorConfig = dataclasses.field(default_factory=ExecutorConfig)
-    capacity: int = 0
-    videos: int = 3
-    device: str = "cpu"
-    threads: int = 1
-    out: str = ""
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        least_of = {"episodes": 1, "batch": 1, "threads": 1}
-        for name in ("workers", "videos", "intervene_episodes", "capacity"):
-            least_of[name] = 0
-        for name, least in least_of.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be >= {least}, got {getattr(self, name)}")
-        if not self.intervene:
-            raise ConfigError("intervene is empty; use intervene=none for a plain evaluation")
-        for kind in self.intervene:
-            if kind not in INTERVENTIONS:
-                raise unknown_name("intervention", kind, INTERVENTIONS)
-        if self.seed_start < 0:
-            raise ConfigError(f"seed_start must be >= 0, got {self.seed_start}")
 
 
 def evaluate(source: str | Path, **options: Any) -> Path:

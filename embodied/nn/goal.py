@@ -15,12 +15,9 @@ from torch.nn import functional as F
 MIN_SCALE, MAX_SCALE = 0.1, 3.0
 """Bounds of a component's spread, in the goal's units."""
 
-REACH = 1.0
-"""How far a token may propose from where it is, in each coordinate.
 
-Without a bound the tokens share out the usual places among themselves, whatever they show, and
-never learn to look."""
-
+POSITION_SCALE = 0.5
+"""Brings goals' units (decimetres on a table) to unit scale, as layers like them."""
 
 RECOGNITION = 30.0
 """Scale of what agreement adds to a token's score. Weights of the optimiser's step size would
@@ -71,12 +68,16 @@ class GoalHead(nn.Module):
       hidden: Width inside.
       context: C, width of the context vector, which holds the arm's own state.
       agreement: A, numbers that say how a token agrees with what memory returned for it.
+      reach: How far a token may propose from where it is, in each coordinate. Where tokens
+        are many, a tight bound keeps them from sharing out the usual places among
+        themselves, whatever they show, and never learning to look.
 
     Source: our own; mixture density networks (Bishop 1994) over hindsight goals.
     """
 
-    def __init__(self, width: int, hidden: int, context: int, agreement: int) -> None:
+    def __init__(self, width: int, hidden: int, context: int, agreement: int, reach: float) -> None:
         super().__init__()
+        self.reach = reach
         self.token = nn.Linear(width, hidden)
         self.context = nn.Linear(context, hidden)
         self.position = nn.Linear(3, hidden)
@@ -97,7 +98,7 @@ class GoalHead(nn.Module):
         mask_RN: Tensor,
     ) -> GoalMixture:
         """Predicts from [R, N, D] tokens at [R, N, 3]; False in `mask_RN` hides a token."""
-        x = self.token(tokens_RND) + self.position(positions_RN3 / (2 * REACH))
+        x = self.token(tokens_RND) + self.position(POSITION_SCALE * positions_RN3)
         x = F.gelu(x + self.context(context_RC)[:, None])
         x = F.gelu(self.hidden(x))
         offset, score, spread = self.out(x).float().split((3, 1, 1), dim=-1)
@@ -107,6 +108,6 @@ class GoalHead(nn.Module):
         low, high = math.log(MIN_SCALE), math.log(MAX_SCALE)
         return GoalMixture(
             log_weight=score.log_softmax(dim=-1),
-            mean=positions_RN3.float() + REACH * torch.tanh(offset),
+            mean=positions_RN3.float() + self.reach * torch.tanh(offset),
             log_scale=low + (high - low) * torch.sigmoid(spread[..., 0]),
         )

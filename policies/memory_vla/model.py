@@ -52,6 +52,9 @@ class ImageTrunk(nn.Module):
       streams: Camera name -> number of tokens, in the order of the concatenated tokens.
     """
 
+    REACH_M = 0.1
+    """How far from its place a token may propose a goal: the table is full of tokens."""
+
     def __init__(self, config: MemoryVLAConfig, observations: dict[str, ArraySpec]) -> None:
         super().__init__()
         names = sorted(k.removesuffix(IMAGE) for k in observations if k.endswith(IMAGE))
@@ -111,6 +114,8 @@ class EntityTrunk(nn.Module):
       streams: ``"entities"`` -> number of tokens.
     """
 
+    REACH_M = 0.3
+    """As far as the hand goes with a thing while it acts on it; the longest is a drawer's way."""
     KEY, MASK = "entities", "entities_mask"
 
     def __init__(self, config: MemoryVLAConfig, observations: dict[str, ArraySpec]) -> None:

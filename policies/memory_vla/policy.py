@@ -81,7 +81,7 @@ class MemoryVLA(Policy):
         self.readout = TokenReadout(width, width, width, config.readout_queries, 3)
         self.goal: GoalHead | None = None
         if config.goal_loss:
-            self.goal = GoalHead(2 * width, width, width, width)
+            self.goal = GoalHead(2 * width, width, width, width, self.trunk.REACH_M * GOAL_SCALE)
             self.tell_goal = nn.Sequential(
                 nn.Linear(6, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width)
             )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import distributions as D
 
-from embodied.nn.goal import MAX_SCALE, MIN_SCALE, REACH, GoalHead, GoalMixture
+from embodied.nn.goal import MAX_SCALE, MIN_SCALE, GoalHead, GoalMixture
 
 
 def random_goals(rows=3, tokens=5, seed=0):
@@ -40,7 +40,7 @@ def test_mode_is_one_of_two_things_and_not_between_them():
 
 def test_masked_tokens_say_nothing_and_empty_rows_stay_finite():
     torch.manual_seed(0)
-    head = GoalHead(16, 12, 8, 4)
+    head = GoalHead(16, 12, 8, 4, reach=0.5)
     tokens, positions, context = torch.randn(2, 6, 16), torch.randn(2, 6, 3), torch.randn(2, 8)
     agreement = torch.randn(2, 6, 4)
     mask = torch.tensor([[True, True, False, True, False, True], [False] * 6])
@@ -58,7 +58,7 @@ def test_masked_tokens_say_nothing_and_empty_rows_stay_finite():
 
 @pytest.mark.parametrize("extreme", [-1e3, 1e3])
 def test_spreads_stay_within_their_bounds(extreme):
-    head = GoalHead(16, 12, 8, 4)
+    head = GoalHead(16, 12, 8, 4, reach=0.5)
     with torch.no_grad():
         head.out.bias[4] = extreme
     tokens, agreement = torch.randn(2, 6, 16), torch.randn(2, 6, 4)
@@ -69,7 +69,7 @@ def test_spreads_stay_within_their_bounds(extreme):
 
 
 def test_a_recognised_token_is_meant():
-    head = GoalHead(16, 12, 8, 4)
+    head = GoalHead(16, 12, 8, 4, reach=0.5)
     with torch.no_grad():
         head.agreement.weight.fill_(0.1)
     agreement = torch.zeros(2, 6, 4)
@@ -79,4 +79,4 @@ def test_a_recognised_token_is_meant():
         torch.randn(2, 6, 16), agreement, positions, torch.randn(2, 8), torch.ones(2, 6) > 0
     )
     assert goals.log_weight.argmax(dim=-1).tolist() == [3, 5]
-    assert (goals.mode() - positions[[0, 1], [3, 5]]).abs().max() <= REACH
+    assert (goals.mode() - positions[[0, 1], [3, 5]]).abs().max() <= 0.5
