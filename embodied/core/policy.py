@@ -93,6 +93,19 @@ class Policy(nn.Module, abc.ABC):
         working, state = self.observe(obs, time_s, state, reset)
         return self.act(working, noise), state
 
+    def inspect(
+        self, obs: Observation, time_s: Tensor, state: State, reset: Tensor
+    ) -> dict[str, Tensor]:
+        """Explains what `observe` does with the same arguments; empty by default.
+
+        Returns:
+          Name -> [B, ...]. What a memory's own `inspect` says of stream S is ``S.attention``,
+          ``S.items`` and so on; ``S.gate`` [B, N] is the present's weight in what goes on to
+          act; ``goal.weight`` [B, N], over the tokens of all streams that see, is how much
+          each of them is meant.
+        """
+        return {}
+
     def loss(
         self, segment: Segment, state: State, generator: torch.Generator | None = None
     ) -> LossOutput:

@@ -26,7 +26,7 @@ from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import read_json, write_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig
-from embodied.evaluate import provenance, report, video
+from embodied.evaluate import inspection, provenance, report, video
 from embodied.evaluate.config import EvaluateConfig
 from embodied.evaluate.results import NONE, EpisodeResult, read_episodes, write_episodes
 from embodied.evaluate.runner import closing, run
@@ -60,6 +60,8 @@ def run_evaluation(config: EvaluateConfig) -> Path:
     loaded = load(config.source, config.device)
     twin = _load_twin(config)
     out = _directory(config, loaded)
+    if config.inspect:
+        _check_explains(loaded)
     tasks = settings(config, loaded)  # names and seeds are checked before anything is written
     check_fresh_seeds(loaded, config.seed_start, max(config.episodes, config.intervene_episodes))
     scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -155,6 +157,7 @@ def run_episodes(
     cues: Sequence[int | None] | None = None,
     rows: Sequence[int] | None = None,
     recorder: video.VideoRecorder | None = None,
+    inspector: inspection.MemoryInspector | None = None,
 ) -> list[EpisodeResult]:
     """Runs episodes of one task as an evaluation does; see :func:`runner.run`."""
     return run(
@@ -169,6 +172,7 @@ def run_episodes(
         device=config.device,
         capacity=config.capacity or None,
         recorder=recorder,
+        inspector=inspector,
         task=setting.task,
         level=setting.level,
         train_seed=loaded.meta.train.get("seed"),
@@ -248,12 +252,20 @@ def _row(
     seeds = list(range(config.seed_start, config.seed_start + count))
     memory = str(meta.config.get("memory", ""))
     title = f"{meta.policy}, memory: {memory}" if memory else meta.policy
-    recorder = video.VideoRecorder(range(min(config.videos, count)), title)
+    filmed = range(min(config.videos, count))
+    recorder = video.VideoRecorder(filmed, title)
+    inspector = None
+    if config.inspect and role == "policy":
+        inspector = inspection.MemoryInspector(filmed)
     began = time.monotonic()
-    episodes = run_episodes(config, loaded, setting, vector, kind, seeds, recorder=recorder)
+    episodes = run_episodes(
+        config, loaded, setting, vector, kind, seeds, recorder=recorder, inspector=inspector
+    )
     wall_s = time.monotonic() - began
     stem = f"{setting.task}-{role}-{kind}"
     pictures = _pictures(scratch, stem, recorder) if config.videos else {}
+    if inspector is not None:
+        pictures["inspection"] = _inspections(scratch, stem, inspector, seeds)
     return {
         "role": role,
         "task": setting.task,
@@ -295,6 +307,16 @@ def _pictures(scratch: Path, stem: str, recorder: video.VideoRecorder) -> dict[s
     }
 
 
+def _inspections(
+    scratch: Path, stem: str, inspector: inspection.MemoryInspector, seeds: Sequence[int]
+) -> list[str]:
+    files = []
+    for index, found in inspector.inspections.items():
+        name = f"{stem}-{seeds[index]}"
+        files += inspection.write_inspection(scratch / "inspection", name, found, name)
+    return [str(file.relative_to(scratch)) for file in files]
+
+
 def _load_twin(config: EvaluateConfig) -> LoadedPolicy | Path | None:
     if not config.twin:
         return None
@@ -326,6 +348,29 @@ def _directory(config: EvaluateConfig, loaded: LoadedPolicy) -> Path:
         out = parent / f"{name}-{number}"
         number += 1
     return out
+
+
+def _check_explains(loaded: LoadedPolicy) -> None:
+    """Refuses to look into a policy that has nothing to show.
+
+    Raises:
+      ConfigError: Naming the policy and its memory.
+    """
+    policy, clock = loaded.policy, torch.zeros(1)
+    obs = {k: torch.from_numpy(s.zeros())[None] for k, s in policy.spec.observations.items()}
+    device = next(policy.parameters(), clock).device
+    report = policy.inspect(
+        {k: v.to(device) for k, v in obs.items()},
+        clock.to(device),
+        policy.initial_state(1),
+        torch.ones(1, dtype=torch.bool, device=device),
+    )
+    if not any(key.endswith(inspection.ATTENTION) for key in report):
+        memory = loaded.meta.config.get("memory", "")
+        raise ConfigError(
+            f"inspect=true needs a policy that explains what it reads from slots; {loaded.path} is "
+            f"{loaded.meta.policy} with memory {memory!r}. Leave out inspect=true"
+        )
 
 
 def _check_horizon(loaded: LoadedPolicy, horizon_s: float, capacity: int) -> None:

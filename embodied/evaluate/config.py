@@ -31,6 +31,8 @@ class EvaluateConfig:
       executor: How chunks become control actions.
       capacity: Memory slots instead of the policy's own number; 0 keeps it.
       videos: Episodes of each row that are filmed.
+      inspect: Also writes what each tick of the filmed episodes read from memory, as a picture
+        and as arrays, into ``inspection/`` (see `embodied.evaluate.inspection`).
       device: ``"cpu"`` or ``"cuda"``.
       threads: CPU threads of the policy.
       out: Directory to make; by default in ``eval/`` of the run (of the working directory for
@@ -52,6 +54,7 @@ class EvaluateConfig:
     executor: ExecutorConfig = dataclasses.field(default_factory=ExecutorConfig)
     capacity: int = 0
     videos: int = 3
+    inspect: bool = False
     device: str = "cpu"
     threads: int = 1
     out: str = ""
@@ -69,5 +72,7 @@ class EvaluateConfig:
         for kind in self.intervene:
             if kind not in INTERVENTIONS:
                 raise unknown_name("intervention", kind, INTERVENTIONS)
+        if self.inspect and not self.videos:
+            raise ConfigError("inspect=true looks into the filmed episodes, but videos=0")
         if self.seed_start < 0:
             raise ConfigError(f"seed_start must be >= 0, got {self.seed_start}")

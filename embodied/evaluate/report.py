@@ -140,6 +140,9 @@ def markdown(results: dict[str, Any]) -> str:
         if row.get("picture"):
             lines += [f"![moments of {_row_title(row)}]({row['picture']})", ""]
         lines += [f"- [{Path(video).name}]({video})" for video in row.get("videos", [])]
+        for file in row.get("inspection", []):
+            show = "!" if file.endswith(".png") else "- "
+            lines += [f"{show}[memory of {Path(file).stem}]({file})", ""]
         lines.append("")
     lines += ["## Where it came from", ""]
     lines += [f"- {key}: `{value}`" for key, value in _facts(results)]
@@ -253,6 +256,14 @@ def page(results: dict[str, Any], directory: Path) -> str:
         ]
         if links:
             parts.append(f"<p>Videos: {' · '.join(links)}</p>")
+        for file in row.get("inspection", []):
+            name = html.escape(Path(file).name)
+            if not file.endswith(".png"):
+                parts.append(f'<p>Arrays: <a href="{html.escape(file)}">{name}</a></p>')
+                continue
+            data = base64.b64encode((directory / file).read_bytes()).decode()
+            alt = f"which tick read which earlier one: {name}"
+            parts.append(f'<p><img alt="{alt}" src="data:image/png;base64,{data}"></p>')
     parts.append("<h2>Where it came from</h2><ul>")
     parts += [
         f"<li>{html.escape(key)}: <code>{html.escape(str(value))}</code></li>"

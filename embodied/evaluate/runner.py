@@ -28,6 +28,7 @@ from embodied.core.policy import Policy, state_nbytes
 from embodied.core.specs import check_observations
 from embodied.core.ticks import PERIOD, advance, period_ticks
 from embodied.evaluate.executors import ExecutorConfig, build_executor
+from embodied.evaluate.inspection import IMAGE, MemoryInspector
 from embodied.evaluate.interventions import MemoryIntervention, at_point, check_intervention
 from embodied.evaluate.results import NONE, SWAPPED, EpisodeResult
 from embodied.memory.base import where_rows
@@ -73,6 +74,7 @@ def run(
     device: str | torch.device | None = None,
     capacity: int | None = None,
     recorder: Recorder | None = None,
+    inspector: MemoryInspector | None = None,
     task: str = "",
     level: str = "",
     train_seed: int | None = None,
@@ -93,6 +95,7 @@ def run(
       device: Where the policy is; by default where its weights are.
       capacity: Memory slots instead of the policy's own number.
       recorder: Receives frames of the episodes it wants.
+      inspector: Receives the policy's explanations of the episodes it wants.
       task: Name written into the rows.
       level: Name written into the rows.
       train_seed: Written into the rows.
@@ -126,7 +129,7 @@ def run(
         loop = _Loop(policy, vec_env, queues, executor or ExecutorConfig(), intervene)
         loop.remember(device, capacity)
         loop.labels = {"task": task, "level": level, "train_seed": train_seed}
-        loop.n_cues, loop.recorder = n_cues, recorder
+        loop.n_cues, loop.recorder, loop.inspector = n_cues, recorder, inspector
         results: dict[int, EpisodeResult] = {}
         for index, result in loop.episodes():
             results[index] = result
@@ -167,6 +170,7 @@ class _Loop:
         self.labels: dict[str, Any] = {}
         self.n_cues: int | None = None
         self.recorder: Recorder | None = None
+        self.inspector: MemoryInspector | None = None
 
         self.jobs: list[Job | None] = [None] * self.batch
         self.live = np.zeros(self.batch, bool)
@@ -287,9 +291,9 @@ class _Loop:
         state = self.intervention.apply(self.state, self.initial, observation, clock, due)
         time_s = torch.from_numpy((clock + self.intervention.clock_shift_s).astype(np.float32))
         obs = {key: self.upload(np.array(value)) for key, value in observation.items()}
-        working, new = self.policy.observe(
-            obs, time_s.to(self.device, non_blocking=True), state, self.upload(self.first & due)
-        )
+        time_s, reset = time_s.to(self.device, non_blocking=True), self.upload(self.first & due)
+        self.look_inside(obs, time_s, state, reset)
+        working, new = self.policy.observe(obs, time_s, state, reset)
         written = self.upload(self.intervention.written(due))
         self.state = {name: where_rows(written, new[name], state[name]) for name in new}
         acting = due & ~held
@@ -361,6 +365,8 @@ class _Loop:
         )
         if self.recorder is not None and self.recorder.wants(job.index):
             self.recorder.finish(job.index, result)
+        if self.inspector is not None and self.inspector.wants(job.index):
+            self.inspector.finish(job.index)
         yield job.index, result
 
     def record(self, rows: np.ndarray) -> None:
@@ -376,6 +382,35 @@ class _Loop:
             frame = self.env.call("picture", int(row), camera, size)
             donor = self.intervention.donors[row] if self.intervention.passed[row] else None
             self.recorder.tick(job.index, frame, info, donor.target if donor else "")
+
+    def look_inside(
+        self,
+        obs: dict[str, torch.Tensor],
+        time_s: torch.Tensor,
+        state: dict[str, torch.Tensor],
+        reset: torch.Tensor,
+    ) -> None:
+        """Gives the inspector what explains the tick of the waiting episodes it wants."""
+        if self.inspector is None:
+            return
+        wanted = [
+            (row, job.index)
+            for row, job in enumerate(self.jobs)
+            if self.waiting[row] and job and not job.donor and self.inspector.wants(job.index)
+        ]
+        if not wanted:
+            return
+        report = self.policy.inspect(obs, time_s, state, reset)
+        arrays = {key: value.float().cpu().numpy() if value.is_floating_point()
+                  else value.cpu().numpy() for key, value in report.items()}  # fmt: skip
+        for row, index in wanted:
+            self.inspector.tick(
+                index,
+                float(self.infos["time_s"][row]),
+                str(self.infos["phase"][row]),
+                {k: self.obs[k][row] for k in self.spec.observations if k.endswith(IMAGE)},
+                {key: array[row] for key, array in arrays.items()},
+            )
 
     def observation(self) -> dict[str, np.ndarray]:
         """Returns what the policy reads of the present observation, whole batch."""

@@ -174,18 +174,18 @@ def with_strip(frame: np.ndarray, caption: Caption) -> np.ndarray:
     total = height + strip
     canvas = Image.new("RGB", (width + width % 2, total + total % 2), BACKGROUND)
     canvas.paste(Image.fromarray(frame), (0, 0))
-    draw, font = ImageDraw.Draw(canvas), _font(size)
+    draw, letters = ImageDraw.Draw(canvas), font(size)
     colour = PHASE_COLOURS.get(caption.phase, MUTED)
     draw.rectangle((0, height, width, height + max(2, size // 4)), fill=colour)
     y = height + size // 2
     clock = f"{caption.time_s:.1f} s  #{caption.tick}"
-    _line(draw, font, (size // 2, y), width, [(caption.phase, colour)], clock)
-    _line(draw, font, (size // 2, y + line), width, [(caption.cue, TEXT)], "")
+    _line(draw, letters, (size // 2, y), width, [(caption.phase, colour)], clock)
+    _line(draw, letters, (size // 2, y + line), width, [(caption.cue, TEXT)], "")
     if caption.outcome:
         verdict = GOOD if caption.success else BAD
-        _line(draw, font, (size // 2, y + 2 * line), width, [(caption.outcome, verdict)], "")
+        _line(draw, letters, (size // 2, y + 2 * line), width, [(caption.outcome, verdict)], "")
     elif caption.title:
-        _line(draw, font, (size // 2, y + 2 * line), width, [(caption.title, MUTED)], "")
+        _line(draw, letters, (size // 2, y + 2 * line), width, [(caption.title, MUTED)], "")
     return np.asarray(canvas)
 
 
@@ -281,17 +281,18 @@ def _grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return np.concatenate(lines)
 
 
-def _line(draw: Any, font: Any, at: tuple[int, int], width: int, words: Any, right: str) -> None:
+def _line(draw: Any, letters: Any, at: tuple[int, int], width: int, words: Any, right: str) -> None:
     x, y = at
     for word, colour in words:
-        draw.text((x, y), word, fill=colour, font=font)
-        x += round(draw.textlength(word, font=font))
+        draw.text((x, y), word, fill=colour, font=letters)
+        x += round(draw.textlength(word, font=letters))
     if right:
-        space = round(draw.textlength(right, font=font)) + at[0]
-        draw.text((width - space, y), right, fill=MUTED, font=font)
+        space = round(draw.textlength(right, font=letters)) + at[0]
+        draw.text((width - space, y), right, fill=MUTED, font=letters)
 
 
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
+    """Returns pillow's own font at a size in pixels."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)

@@ -156,6 +156,24 @@ class MemoryVLA(Policy):
             self._aim(features, goals.mode(), obs[HAND])
         return Working(features), state
 
+    @torch.no_grad()
+    def inspect(
+        self, obs: Observation, time_s: Tensor, state: State, reset: Tensor
+    ) -> dict[str, Tensor]:
+        seen, cognitive, context = self._perceive(obs)
+        query = self._streams(seen.tokens, cognitive)
+        state = self.memory.clear(state, reset)
+        value, _ = self.memory.read(query, time_s, state, torch.zeros_like(reset))
+        report = self.memory.inspect(query, time_s, state)
+        for name, fusion in self.fuse.items():
+            gate = fusion.gate(query[name], value[name])  # type: ignore[operator]
+            report[f"{name}.gate"] = gate.mean(dim=-1)
+        _, goals = self._decide(seen, value, self._fuse(query, value), context)
+        if goals is not None:
+            report["goal.weight"] = goals.log_weight.exp()
+            report["goal.pos_world_m"] = goals.mode() / GOAL_SCALE + self.goal_center
+        return report
+
     def act(self, working: Working, noise: Tensor) -> Action:
         features = working.features
         noise = noise * self.config.head.temperature

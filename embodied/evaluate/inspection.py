@@ -1,0 +1,260 @@
+"""Looking into memory: what each tick read, what fused with what, as arrays and as one picture.
+
+A policy's `inspect` explains a tick; a `MemoryInspector` collects it over chosen episodes of a
+run and writes, for each, ``STEM.npz`` and ``STEM.png``. Nothing here changes what the policy
+does. numpy only; pillow draws.
+
+Arrays of the ``.npz`` (T observation ticks, stream S of the memory with N tokens, M slots):
+
+- ``time_s`` float32 [T], ``phase`` str [T], ``KEY_image_u8`` uint8 [T, H, W, 3] for each camera;
+- ``S.attention`` float16 [T, layers, N, M], ``S.items`` float32 [T, M] items in each slot,
+  ``S.age_s`` float32 [T, M], ``S.live`` bool [T, M], as in the memory's own `inspect`;
+- ``S.slot_of_tick`` int16 [T, T]: entry (t, s) is the slot that held tick s when tick t read, -1
+  where none did (s not yet stored, dropped, or not this episode's, after a swap);
+- ``S.gate`` float16 [T, N], the present's weight in the fusion;
+- whatever else the policy explains, float16.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embodied.core.files import write_atomic
+from embodied.evaluate.video import BACKGROUND, MUTED, PHASE_COLOURS, TEXT, font
+
+ATTENTION, ITEMS, LIVE, GATE, WEIGHT = ".attention", ".items", ".live", ".gate", "goal.weight"
+IMAGE = "_image_u8"
+MAP, CELLS = 960, (20, 48)
+"""Pixels that a map shall be wide, and the least and most that one of its cells may be."""
+HEAD, LABEL, MARGIN = 70, 140, 8
+"""Pixels of the title, of what is left of a map, and of the space around all."""
+
+Report = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass
+class Inspection:
+    """What was explained of one episode.
+
+    Attributes:
+      time_s: Episode time of each observation tick.
+      phase: Its phase.
+      images: The policy's images at each tick, by key.
+      reports: The policy's explanation of each tick, without the batch dimension.
+      over: Whether the episode has ended.
+    """
+
+    time_s: list[float] = dataclasses.field(default_factory=list)
+    phase: list[str] = dataclasses.field(default_factory=list)
+    images: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
+    reports: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
+    over: bool = False
+
+    def streams(self) -> list[str]:
+        """Returns the streams of the memory that were explained, in order."""
+        return [k.removesuffix(ATTENTION) for k in self.reports[0] if k.endswith(ATTENTION)]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns the arrays of the file; see the module docstring."""
+        out = {
+            "time_s": np.asarray(self.time_s, np.float32),
+            "phase": np.asarray(self.phase),
+            **{key: np.stack([tick[key] for tick in self.images]) for key in self.images[0]},
+        }
+        for key in self.reports[0]:
+            array = np.stack([report[key] for report in self.reports])
+            exact = array.dtype.kind != "f" or key.endswith((ITEMS, ".age_s"))
+            out[key] = array if exact else array.astype(np.float16)
+        for name in self.streams():
+            out[f"{name}.slot_of_tick"] = slots_of_ticks(
+                [report[name + ITEMS][report[name + LIVE]] for report in self.reports]
+            )
+        return out
+
+
+def slots_of_ticks(items: Iterable[np.ndarray]) -> np.ndarray:
+    """Works out which slot held which tick from how many items the slots held.
+
+    Args:
+      items: For each tick, before it is stored, the number of items in each slot in use.
+
+    Returns:
+      int16 [T, T]; see the module docstring. From a tick whose counts follow from no append,
+      merge of neighbours or drop of the oldest (another memory was put in), earlier ticks are
+      in no slot.
+    """
+    counts = [np.rint(np.asarray(row)).astype(int).tolist() for row in items]
+    out = np.full((len(counts), len(counts)), -1, np.int16)
+    slots: list[list[int]] = []
+    for t, held in enumerate(counts):
+        if t:
+            slots = _after_a_write(slots, t - 1, counts[t - 1], held)
+        for slot, ticks in enumerate(slots):
+            out[t, ticks] = slot
+    return out
+
+
+def _after_a_write(
+    slots: list[list[int]], tick: int, before: list[int], held: list[int]
+) -> list[list[int]]:
+    """Returns the ticks in each slot once `tick` was stored: `before` items became `held`."""
+    appended, grown = [*before, 1], [*slots, [tick]]
+    if held == appended:
+        return grown
+    if held == appended[1:]:
+        return grown[1:]
+    for i in range(len(appended) - 1):
+        if held == [*appended[:i], appended[i] + appended[i + 1], *appended[i + 2 :]]:
+            return [*grown[:i], grown[i] + grown[i + 1], *grown[i + 2 :]]
+    return [[] for _ in held]
+
+
+class MemoryInspector:
+    """Collects explanations of chosen episodes of a run; see `runner.run`.
+
+    Args:
+      indices: Indices into the run's seeds.
+    """
+
+    def __init__(self, indices: Iterable[int]) -> None:
+        self.inspections = {int(i): Inspection() for i in indices}
+
+    def wants(self, index: int) -> bool:
+        """Whether episode `index` is looked into and not over."""
+        found = self.inspections.get(index)
+        return found is not None and not found.over
+
+    def tick(self, index: int, time_s: float, phase: str, images: Report, report: Report) -> None:
+        """Takes what explains one observation tick of an episode, without batch dimension."""
+        inspection = self.inspections[index]
+        inspection.time_s.append(time_s)
+        inspection.phase.append(phase)
+        inspection.images.append({k: np.array(v) for k, v in images.items()})
+        inspection.reports.append({k: np.array(v) for k, v in report.items()})
+
+    def finish(self, index: int) -> None:
+        """The episode is over."""
+        self.inspections[index].over = True
+
+
+def write_inspection(directory: Path, stem: str, inspection: Inspection, title: str) -> list[Path]:
+    """Writes ``STEM.npz`` and ``STEM.png`` into `directory`, and returns both."""
+    arrays = inspection.arrays()
+    directory.mkdir(parents=True, exist_ok=True)
+    file, picture = directory / f"{stem}.npz", directory / f"{stem}.png"
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    write_atomic(file, packed.getvalue())
+    write_atomic(picture, draw(arrays, inspection.streams(), title))
+    return [file, picture]
+
+
+def attention_to_ticks(arrays: Mapping[str, np.ndarray], stream: str) -> np.ndarray:
+    """Returns float [T, T]: how much of what tick t read came from tick s.
+
+    The mean over layers and over the stream's tokens; where the policy says which tokens it
+    means (``goal.weight``), they count by that. A slot's share is split among its ticks.
+    """
+    attention = arrays[stream + ATTENTION].astype(np.float64).mean(axis=1)  # [T, N, M]
+    weight = _token_weight(arrays, stream, attention.shape[1])
+    share = np.einsum("tn,tnm->tm", weight, attention)
+    slot = arrays[f"{stream}.slot_of_tick"]
+    held = np.stack([np.bincount(row[row >= 0], minlength=share.shape[1]) for row in slot])
+    each = share / np.maximum(held, 1)
+    rows = np.arange(len(slot))[:, None]
+    return np.where(slot >= 0, each[rows, np.maximum(slot, 0)], 0.0)
+
+
+def _token_weight(arrays: Mapping[str, np.ndarray], stream: str, tokens: int) -> np.ndarray:
+    """Returns float [T, N], rows summing to one: how much each token of the stream counts."""
+    ticks = len(arrays["time_s"])
+    even = np.full((ticks, tokens), 1.0 / tokens)
+    if WEIGHT not in arrays or tokens == 1:
+        return even
+    names = [key.removesuffix(GATE) for key in arrays if key.endswith(GATE)]
+    start = sum(arrays[name + GATE].shape[1] for name in names[: names.index(stream)])
+    weight = arrays[WEIGHT][:, start : start + tokens].astype(np.float64)
+    total = weight.sum(axis=1, keepdims=True)
+    return np.where(total > 1e-6, weight / np.maximum(total, 1e-6), even)
+
+
+# ---- picture ----------------------------------------------------------------------------
+
+
+def draw(arrays: Mapping[str, np.ndarray], streams: list[str], title: str) -> bytes:
+    """Returns a PNG: for each stream a map of which tick (across) read which earlier one (down).
+
+    Thumbnails show what was seen at both. Brighter is more; a line beside the lower ones joins
+    ticks that share a slot at the end. The bar above is the phase, those below are how much of
+    what goes on to act came from memory.
+    """
+    from PIL import Image, ImageDraw
+
+    ticks = len(arrays["time_s"])
+    cell = min(max(MAP // ticks, CELLS[0]), CELLS[1])
+    width, height = LABEL + (ticks + 1) * cell + 2 * MARGIN, (ticks + 4) * cell
+    canvas = Image.new("RGB", (width, HEAD + height * len(streams)), BACKGROUND)
+    pen = ImageDraw.Draw(canvas)
+    pen.text((MARGIN, MARGIN), title, fill=TEXT, font=font(16))
+    said = "across: the tick that reads; down: the tick it reads from; seconds beside"
+    pen.text((MARGIN, MARGIN + 24), said, fill=MUTED, font=font(11))
+    for number, stream in enumerate(streams):
+        _draw_stream(canvas, pen, arrays, stream, HEAD + number * height, cell)
+    packed = io.BytesIO()
+    canvas.save(packed, "PNG", optimize=True)
+    return packed.getvalue()
+
+
+def _draw_stream(
+    canvas: Any, pen: Any, arrays: Mapping[str, np.ndarray], stream: str, top: int, cell: int
+) -> None:
+    """Draws one stream's map, `top` pixels from the picture's top."""
+    left, first = LABEL + cell, top + 2 * cell
+    share = attention_to_ticks(arrays, stream)
+    memory = 1.0 - arrays[stream + GATE].astype(np.float64).mean(axis=1)
+    small = font(11)
+    pictures = _thumbnails(arrays, stream, cell - 2)
+    ticks = len(share)
+    base = first + (ticks + 1) * cell
+    pen.text((MARGIN, top), stream, fill=TEXT, font=font(16))
+    pen.text((MARGIN, base - 14), "from memory", fill=MUTED, font=small)
+    for t in range(ticks):
+        x, y, clock = left + t * cell, first + t * cell, f"{arrays['time_s'][t]:.1f}"
+        phase = PHASE_COLOURS.get(str(arrays["phase"][t]), MUTED)
+        pen.rectangle((x, top, x + cell - 2, top + 5), fill=phase)
+        if t * cell % (2 * LABEL // 3) < cell:  # as many as don't touch
+            pen.text((x, top + 8), clock, fill=MUTED, font=small)
+        pen.text((LABEL - 44, y + cell // 2 - 7), clock, fill=MUTED, font=small)
+        for picture in pictures[t : t + 1]:
+            canvas.paste(picture, (x, first - cell - 2))
+            canvas.paste(picture, (LABEL, y))
+        for s in range(t):
+            corner = first + s * cell
+            bright = round(255 * float(np.sqrt(np.clip(share[t, s], 0.0, 1.0))))
+            fill = (bright, round(0.75 * bright), 40 + round(0.25 * bright))
+            pen.rectangle((x, corner, x + cell - 2, corner + cell - 2), fill=fill)
+        level = round((cell - 4) * float(memory[t]))
+        pen.rectangle((x, base - level, x + cell - 2, base), fill=PHASE_COLOURS["execute"])
+    last = arrays[f"{stream}.slot_of_tick"][-1]
+    for slot in np.unique(last[last >= 0]):
+        inside = np.flatnonzero(last == slot)
+        if len(inside) > 1:
+            ends = first + inside[0] * cell, first + (inside[-1] + 1) * cell - 3
+            pen.line((LABEL - 5, ends[0], LABEL - 5, ends[1]), fill=PHASE_COLOURS["cue"], width=3)
+
+
+def _thumbnails(arrays: Mapping[str, np.ndarray], stream: str, size: int) -> list[Any]:
+    """Returns a picture a tick of the stream's own camera, or of the first; none without any."""
+    from PIL import Image
+
+    cameras = [key for key in arrays if key.endswith(IMAGE)]
+    if not cameras:
+        return []
+    key = stream + IMAGE if stream + IMAGE in cameras else cameras[0]
+    return [Image.fromarray(image).resize((size, size)) for image in arrays[key]]

@@ -1,0 +1,97 @@
+"""Looking into memory: which slot held which tick, shares of what was read, and the files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embodied.core.errors import ConfigError
+from embodied.core.rng import EVAL_SEED_START
+from embodied.evaluate.api import evaluate
+from embodied.evaluate.inspection import attention_to_ticks, slots_of_ticks
+from embodied.evaluate.results import read_episodes
+from embodied.memory import build_memory
+from tests.evaluate.checkpoints import untrained
+
+
+@given(
+    seed=st.integers(0, 999),
+    capacity=st.integers(1, 5),
+    overflow=st.sampled_from(["similar", "fifo"]),
+)
+def test_slots_of_ticks_follow_the_bank(seed: int, capacity: int, overflow: str) -> None:
+    """Ticks are one-hot tokens, so what a slot holds says which ticks went into it."""
+    ticks = 9
+    options = {"capacity": capacity, "overflow": overflow, "time_encoding": False}
+    memory = build_memory("perceptual_cognitive", {"s": (1, 16)}, options)
+    draw = torch.Generator().manual_seed(seed)
+    noise = torch.rand(ticks, 16 - ticks, generator=draw)  # so that similarities differ
+    items = torch.cat([torch.eye(ticks), noise], dim=1)
+    state, counts, expected = memory.initial(1), [], np.full((ticks, ticks), -1)
+    for t in range(ticks):
+        live = torch.arange(capacity) < state["s.count"]
+        counts.append(state["s.items"][0][live].numpy())
+        for slot, token in enumerate(state["s.tokens"][0, live, 0, :ticks]):
+            expected[t, (token > 0).numpy()] = slot
+        query = {"s": items[t].view(1, 1, -1)}
+        _, state = memory.step(query, torch.full((1,), float(t)), state, torch.zeros(1) > 0)
+    assert np.array_equal(slots_of_ticks(counts), expected)
+
+
+def test_another_memory_put_in_holds_none_of_these_ticks() -> None:
+    counts = [[], [1], [1, 1], [5, 2, 1], [5, 2, 1, 1]]
+    assert slots_of_ticks(np.asarray(c) for c in counts)[-1].tolist() == [-1, -1, -1, 3, -1]
+
+
+def test_shares_are_of_what_the_meant_tokens_read() -> None:
+    attention = np.zeros((3, 1, 2, 2))
+    attention[2, 0] = [[1.0, 0.0], [0.25, 0.75]]
+    arrays = {
+        "time_s": np.arange(3.0),
+        "other.gate": np.zeros((3, 4)),
+        "s.gate": np.zeros((3, 2)),
+        "s.attention": attention,
+        "s.slot_of_tick": np.array([[-1, -1, -1], [0, -1, -1], [0, 1, -1]]),
+        "goal.weight": np.array([[0.1] * 6] * 2 + [[0.2, 0, 0, 0, 0, 0.8]]),
+    }
+    share = attention_to_ticks(arrays, "s")
+    np.testing.assert_allclose(share[2], [0.25, 0.75, 0.0])
+    arrays["s.slot_of_tick"][2] = [1, 1, -1]  # both in one slot: its share is split
+    np.testing.assert_allclose(attention_to_ticks(arrays, "s")[2], [0.375, 0.375, 0.0])
+
+
+@pytest.mark.sim
+def test_an_evaluation_writes_what_was_read(tmp_path) -> None:
+    run = untrained(tmp_path / "run", "perceptual_cognitive")
+    options = {"episodes": 2, "videos": 1, "batch": 2, "progress": False}
+    out = evaluate(run, inspect=True, out=str(tmp_path / "seen"), **options)
+    stem = f"remember_color-policy-none-{EVAL_SEED_START}"
+    arrays = np.load(out / "inspection" / f"{stem}.npz", allow_pickle=False)
+    row = read_episodes(out / "episodes.jsonl")[0]
+    ticks = row.observations
+    assert arrays["time_s"].shape == (ticks,) and str(arrays["phase"][0]) == "cue"
+    attention, live = arrays["entities.attention"], arrays["entities.live"]
+    assert attention.shape == (ticks, 2, 32, 16) and live[-1].any() and not live[0].any()
+    np.testing.assert_allclose(attention[1:].sum(-1), 1.0, atol=2e-2)
+    assert arrays["entities.slot_of_tick"][-1, 0] == 0
+    assert arrays["entities.gate"].shape == (ticks, 32)
+    picture = out / "inspection" / f"{stem}.png"
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    report = (out / "report.md").read_text()
+    assert f"inspection/{stem}.png" in report and f"inspection/{stem}.npz" in report
+    assert "data:image/png" in (out / "report.html").read_text()
+    plain = evaluate(run, out=str(tmp_path / "unseen"), **options)
+    assert read_episodes(plain / "episodes.jsonl") == read_episodes(out / "episodes.jsonl")
+
+
+@pytest.mark.sim
+def test_a_policy_that_explains_nothing_is_refused(tmp_path) -> None:
+    run = untrained(tmp_path / "run", "none")
+    with pytest.raises(ConfigError, match="memory 'none'"):
+        evaluate(run, episodes=1, inspect=True, out=str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match="videos=0"):
+        evaluate(run, episodes=1, inspect=True, videos=0)
+    assert not (tmp_path / "out").exists()
