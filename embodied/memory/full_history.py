@@ -6,11 +6,9 @@ import dataclasses
 
 from embodied.core.errors import ConfigError
 from embodied.core.types import State
+from embodied.memory.bank import PerceptualCognitiveConfig
 from embodied.memory.base import StreamShapes
-from embodied.memory.perceptual_cognitive import (
-    PerceptualCognitiveConfig,
-    PerceptualCognitiveMemory,
-)
+from embodied.memory.perceptual_cognitive import PerceptualCognitiveMemory
 
 
 @dataclasses.dataclass

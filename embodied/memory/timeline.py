@@ -15,16 +15,13 @@ S = M + T given entries, R merged entries (T or 0), P = S + R entries.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from embodied.memory.bank import StreamBank
 from embodied.memory.slots import Slots, StoreRule, pair_weight, token_similarity
 from embodied.nn.attention import masked_score
-
-if TYPE_CHECKING:
-    from embodied.memory.perceptual_cognitive import StreamBank
 
 GROUP_TOKENS = 160
 """Query tokens that attend together on a CPU: few enough that a group skips the entries of

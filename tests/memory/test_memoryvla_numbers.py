@@ -12,11 +12,9 @@ from torch import Tensor
 
 from embodied.core.errors import ConfigError, DataError
 from embodied.core.types import State
+from embodied.memory.bank import PerceptualCognitiveConfig
 from embodied.memory.order import check_time_order
-from embodied.memory.perceptual_cognitive import (
-    PerceptualCognitiveConfig,
-    PerceptualCognitiveMemory,
-)
+from embodied.memory.perceptual_cognitive import PerceptualCognitiveMemory
 from embodied.memory.slots import token_similarity
 from embodied.nn.fusion import GateFusion
 
