@@ -172,6 +172,21 @@ class PolicyContract:
         spec = case.make().spec
         assert PolicySpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
+    def test_looking_inside_changes_nothing(self, case: PolicyCase) -> None:
+        policy = case.make()
+        segment = case.segment(policy)
+        state = filled(policy, segment)
+        before = {name: tensor.clone() for name, tensor in state.items()}
+        reset = no_reset()
+        reset[0] = True
+        report = policy.inspect(at(segment, 3), fresh_time(policy, 3), state, reset)
+        assert all(torch.equal(state[name], before[name]) for name in before)
+        for name, tensor in report.items():
+            assert tensor.shape[0] == BATCH and not tensor.requires_grad, name
+            assert tensor.dtype == torch.bool or torch.isfinite(tensor).all(), name
+        if report:  # the row that starts anew has nothing to read
+            assert not any(t[0].any() for name, t in report.items() if name.endswith(".live"))
+
     def test_state_is_what_the_spec_says(self, case: PolicyCase) -> None:
         policy = case.make()
         state = policy.initial_state(BATCH)
