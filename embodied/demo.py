@@ -50,7 +50,7 @@ class DemoConfig:
     """
 
     out: str = "demo"
-    demonstrations: int = 2000
+    demonstrations: int = 3000
     episodes: int = 150
     preset: str = "demo"
     seed: int = 0
