@@ -377,4 +377,6 @@ def _twin_lines(row: dict[str, Any], episodes: Sequence[EpisodeResult], root: Pa
             f" Over training seeds: {100 * result.low:+.1f} to {100 * result.high:+.1f} points "
             f"(t-test, p = {result.p_value:.2g}; {len(twin['train_seeds'])} twin(s))."
         )
+    elif result.clusters > 1:
+        text += " All training seeds happen to differ by the same, which no t-test can judge."
     return text

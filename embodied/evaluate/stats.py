@@ -222,9 +222,10 @@ class ClusteredPaired:
     Attributes:
       clusters: Training seeds compared.
       difference: Mean over training seeds of the paired success difference, a fraction.
-      low: Lower end of the 95 % interval of `difference`; None with one training seed.
+      low: Lower end of the 95 % interval of `difference`; None with one training seed, or
+        where all seeds happen to differ by the same.
       high: Upper end.
-      p_value: Two-sided p-value of no difference; None with one training seed.
+      p_value: Two-sided p-value of no difference; None where there is no interval.
       within: The McNemar comparison of each training seed.
     """
 
@@ -262,8 +263,8 @@ def clustered_paired(
         return ClusteredPaired(1, mean, None, None, None, within)
     variance = sum((g - mean) ** 2 for g in gaps) / (count - 1)
     error = math.sqrt(variance / count)
-    if error == 0.0:  # equal differences: t is infinite, or undefined at zero difference
-        return ClusteredPaired(count, mean, mean, mean, 1.0 if mean == 0.0 else 0.0, within)
+    if error == 0.0:  # equal by chance, as counts of few seeds can be: no spread to judge by
+        return ClusteredPaired(count, mean, None, None, None, within)
     half = student_t_quantile(1 - alpha / 2, count - 1) * error
     p = 2.0 * student_t_sf(abs(mean) / error, count - 1)
     return ClusteredPaired(count, mean, mean - half, mean + half, p, within)

@@ -116,7 +116,9 @@ def test_clustered_comparison_is_a_t_test_over_training_seeds():
     single = stats.clustered_paired(pairs[:1])
     assert single.p_value is None and single.low is None and single.clusters == 1
     same = stats.clustered_paired([([True], [True]), ([False], [False])])
-    assert same.p_value == 1.0 and same.difference == 0.0
+    assert same.p_value is None and same.low is None and same.difference == 0.0
+    lucky = stats.clustered_paired([([True] * 9, [False] * 9)] * 2)
+    assert lucky.p_value is None and lucky.low is None and lucky.difference == 1.0
 
 
 def test_memory_score():
