@@ -132,7 +132,21 @@ def _ours(env: Any) -> Slice:
 
 
 def _stock(env: Any) -> Slice:
-    return _stepping(lambda action: env.step(action)[2], env.reset)
+    # robosuite makes its GL context current once, when it makes it. Beside another renderer it
+    # would go on with that one's, and draw that one's cheap scene.
+    renderer = env.sim._render_context_offscreen
+
+    def step(action: np.ndarray) -> bool:
+        if renderer is not None:
+            renderer.gl_ctx.make_current()
+        return env.step(action)[2]
+
+    def restart() -> None:
+        if renderer is not None:
+            renderer.gl_ctx.make_current()
+        env.reset()
+
+    return _stepping(step, restart)
 
 
 def _stepping(step: Callable[[np.ndarray], bool], restart: Callable[[], object]) -> Slice:
