@@ -136,17 +136,12 @@ def _stock(env: Any) -> Slice:
     # would go on with that one's, and draw that one's cheap scene.
     renderer = env.sim._render_context_offscreen
 
-    def step(action: np.ndarray) -> bool:
+    def own(call: Callable[..., Any], *arguments: Any) -> Any:
         if renderer is not None:
             renderer.gl_ctx.make_current()
-        return env.step(action)[2]
+        return call(*arguments)
 
-    def restart() -> None:
-        if renderer is not None:
-            renderer.gl_ctx.make_current()
-        env.reset()
-
-    return _stepping(step, restart)
+    return _stepping(lambda action: own(env.step, action)[2], lambda: own(env.reset))
 
 
 def _stepping(step: Callable[[np.ndarray], bool], restart: Callable[[], object]) -> Slice:
