@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,9 +58,12 @@ class Policy(nn.Module, abc.ABC):
 
     Attributes:
       spec: What the policy reads, remembers and answers.
+      version: Rises when the same weights would act in another way; checkpoints of another
+        version are refused.
     """
 
     spec: PolicySpec
+    version: ClassVar[int] = 1
 
     @abc.abstractmethod
     def initial_state(self, batch: int, capacity: int | None = None) -> State:

@@ -21,7 +21,8 @@ class ConvTrunk(nn.Module):
     position code: equal things at different places give equal tokens, which is what lets
     a token of the present find its like in memory. The last channels are a code of the colour
     that stands out from the mean image, apart from the shapes: learning to find things must
-    not blur which of them is red.
+    not blur which of them is red. Where the colour is, in the picture, is answered beside the
+    tokens: of two things that nearly touch, each keeps its own colour at its own place.
 
     Args:
       image_size: Height and width in pixels; a multiple of 8.
@@ -32,9 +33,13 @@ class ConvTrunk(nn.Module):
     """
 
     STRIDE = 8
-    SALIENCE = 16.0
-    """Weight of a pixel's colour: e to the power of this times how far it is from the mean
-    image, summed over the channels (0..1 each)."""
+    SALIENCE, CLEAR = 16.0, 0.5
+    """Weight of a pixel: e to the power of SALIENCE times how far its colour is from the mean
+    image, summed over the channels (0..1 each). Beyond CLEAR further off counts no more: else
+    black fingers would hide every pale thing near them."""
+    OVERLAP = 2
+    """Pixels by which the window of a patch reaches over each of its borders: enough for a
+    small thing there to be seen whole, too few to hold two things."""
     ALIKE = 0.2
     """Colours (RGB, 0..1 each) nearer than this are alike."""
 
@@ -68,33 +73,48 @@ class ConvTrunk(nn.Module):
         self.norm = nn.LayerNorm(shapes)
         self.color = FourierFeatures(3, colors, self.ALIKE)
         self.register_buffer("mean_image", torch.full((3, image_size, image_size), 0.5))
+        pixels = token_pixels(image_size, 1).T.reshape(1, 2, image_size, image_size)
+        self.register_buffer("pixels", pixels, persistent=False)
 
     def set_mean_image(self, mean_image_f32: Tensor) -> None:
         """Sets the mean image, float [3, H, W] in 0..1."""
         self.mean_image.copy_(mean_image_f32)
 
-    def forward(self, image_u8: Tensor) -> Tensor:
-        """Maps uint8 images [B, H, W, 3] to tokens [B, N, D], rows of the grid first."""
+    def forward(self, image_u8: Tensor) -> tuple[Tensor, Tensor]:
+        """Encodes images.
+
+        Args:
+          image_u8: uint8 [B, H, W, 3].
+
+        Returns:
+          Tokens [B, N, D], rows of the grid first, and float [B, N, 2] where in the picture
+          what stands out in each is: (u, v) in pixels from the upper left corner.
+        """
         image = image_u8.permute(0, 3, 1, 2).to(self.mean_image.dtype) / 255.0
         difference = image - self.mean_image
-        color = self.color(self._salient_colors(image, difference))
+        colors, pixels = self._stand_out(image, difference)
         # 4: differences from the mean image are small; this brings objects to unit scale.
         x = self.stem((difference * 4.0).contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = block(x)
         shape = self.norm(x.flatten(2).transpose(1, 2))
-        return torch.cat([shape, color.to(shape.dtype)], dim=-1)
+        return torch.cat([shape, self.color(colors).to(shape.dtype)], dim=-1), pixels
 
-    def _salient_colors(self, image: Tensor, difference: Tensor) -> Tensor:
-        """Returns the colour [B, N, 3] of what stands out in and around each patch.
+    def _stand_out(self, image: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns colour [B, N, 3] and pixel [B, N, 2] of what stands out in each patch.
 
-        Windows reach half a patch beyond it: a thing on the border of two is seen by both.
+        Both are means under one weight, so they are of the same thing; where nothing stands
+        out, the pixel is the middle of the patch. As the soft arg-max of Deep Spatial
+        Autoencoders (Finn et al. 2016), in windows.
         """
-        weight = torch.exp(self.SALIENCE * difference.abs().sum(dim=1, keepdim=True))
-        size, step = 2 * self.STRIDE, self.STRIDE
-        total = F.avg_pool2d(image * weight, size, step, padding=step // 2)
-        color = total / F.avg_pool2d(weight, size, step, padding=step // 2)
-        return color.flatten(2).transpose(1, 2)
+        distance = difference.abs().sum(dim=1, keepdim=True)
+        weight = torch.exp(self.SALIENCE * distance.clamp(max=self.CLEAR))
+        both = torch.cat([image, self.pixels.expand(len(image), -1, -1, -1)], dim=1)
+        size, step = self.STRIDE + 2 * self.OVERLAP, self.STRIDE
+        total = F.avg_pool2d(both * weight, size, step, padding=self.OVERLAP)
+        mean = total / F.avg_pool2d(weight, size, step, padding=self.OVERLAP)
+        color, pixel = mean.flatten(2).transpose(1, 2).split((3, 2), dim=-1)
+        return color, pixel
 
 
 class _ResidualBlock(nn.Module):
@@ -153,12 +173,12 @@ FAR_M = 1.5
 
 
 def meet_plane(
-    pixels_N2: Tensor, intrinsics_B33: Tensor, cam_to_world_B44: Tensor, plane_z_m: Tensor
+    pixels: Tensor, intrinsics_B33: Tensor, cam_to_world_B44: Tensor, plane_z_m: Tensor
 ) -> Tensor:
     """Returns where the rays through pixels meet a horizontal plane.
 
     Args:
-      pixels_N2: (u, v), from the image's upper left corner.
+      pixels: [N, 2] or [B, N, 2]: (u, v), from the image's upper left corner.
       intrinsics_B33: Camera matrices in pixels.
       cam_to_world_B44: Camera poses; x right, y down, z forward, metres.
       plane_z_m: The plane's height, a scalar.
@@ -168,7 +188,7 @@ def meet_plane(
     """
     # Padded rows hold zeros: they must stay finite.
     focal = intrinsics_B33.diagonal(dim1=-2, dim2=-1)[:, None, :2].clamp(min=1.0)
-    rays = (pixels_N2 - intrinsics_B33[:, None, :2, 2]) / focal
+    rays = (pixels - intrinsics_B33[:, None, :2, 2]) / focal
     rays = torch.cat([rays, torch.ones_like(rays[..., :1])], dim=-1)
     rays = nn.functional.normalize(rays, dim=-1) @ cam_to_world_B44[:, :3, :3].transpose(1, 2)
     origin = cam_to_world_B44[:, None, :3, 3]

@@ -35,6 +35,7 @@ class PolicyMeta:
 
     Attributes:
       policy: Name in the policy table.
+      policy_version: `Policy.version` of the code that the weights are of.
       config: The policy's configuration as plain data.
       interface: What the policy was built for.
       tasks: Task names it was trained on.
@@ -46,6 +47,7 @@ class PolicyMeta:
     """
 
     policy: str
+    policy_version: int
     config: dict[str, Any]
     interface: dict[str, Any]
     tasks: list[str]
@@ -169,7 +171,8 @@ def read_meta(directory: Path) -> PolicyMeta:
                 f"{file}: format version {version} is newer than {FORMAT_VERSION}, which this "
                 "package reads; upgrade embodied-memory"
             )
-        return PolicyMeta(**data)
+        # Files from before this field are of a policy's first version.
+        return PolicyMeta(**{"policy_version": 1, **data})
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{file} is not a valid policy description: {error}") from error
 
@@ -225,6 +228,12 @@ def build_policy(meta: PolicyMeta) -> Policy:
     from embodied.config import from_plain
 
     cls = registry.policy_class(meta.policy)
+    if meta.policy_version != cls.version:
+        raise CheckpointError(
+            f"{POLICY_FILE}: written by version {meta.policy_version} of {meta.policy} (package "
+            f"{meta.package_version}); here it is of version {cls.version}, in which the same "
+            "weights would act in another way. Use the package that wrote it, or train again"
+        )
     config = from_plain(
         registry.policy_config_class(meta.policy), meta.config, where="policy.json:config"
     )

@@ -212,6 +212,7 @@ def _describe(
 ) -> checkpoint.PolicyMeta:
     return checkpoint.PolicyMeta(
         policy=config.policy.name,
+        policy_version=policy.version,
         config=to_plain(policy.config),
         interface=dataset.interface.to_json(),
         tasks=dataset.tasks,

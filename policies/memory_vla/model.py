@@ -18,7 +18,7 @@ from embodied.core.errors import SpecMismatch
 from embodied.core.specs import ArraySpec
 from embodied.core.types import Observation
 from embodied.nn.position import FourierFeatures
-from embodied.nn.vision import ConvTrunk, meet_plane, token_pixels
+from embodied.nn.vision import ConvTrunk, meet_plane
 from policies.memory_vla.config import MemoryVLAConfig
 
 IMAGE, INTRINSICS, CAM_TO_WORLD = "_image_u8", "_intrinsics", "_cam_to_world"
@@ -44,15 +44,15 @@ class Perception:
 class ImageTrunk(nn.Module):
     """One convolutional stem a camera; each camera is a perceptual stream of its own.
 
-    Cameras are calibrated: a token is where the ray through its centre meets the plane of the
-    lowest place that the hand reached in the data. So tokens of all cameras, of a moving one
-    too, stand for places in one world, which is where actions happen.
+    Cameras are calibrated: a token is where the ray through what stands out in its patch meets
+    the plane of the lowest place that the hand reached in the data. So tokens of all cameras,
+    of a moving one too, stand for places in one world, which is where actions happen.
 
     Attributes:
       streams: Camera name -> number of tokens, in the order of the concatenated tokens.
     """
 
-    REACH_M = 0.1
+    REACH_M = 0.08
     """How far from its place a token may propose a goal: the table is full of tokens."""
 
     def __init__(self, config: MemoryVLAConfig, observations: dict[str, ArraySpec]) -> None:
@@ -81,9 +81,6 @@ class ImageTrunk(nn.Module):
             stem = ConvTrunk(height, half, quarter, tuple(config.channels), config.blocks)
             self.cameras[name] = stem
             self.streams[name] = stem.tokens
-            self.register_buffer(
-                f"{name}_pixels", token_pixels(stem.grid, stem.STRIDE), persistent=False
-            )
         self.register_buffer("plane_z_m", torch.zeros(()))
         self.place = FourierFeatures(3, config.width // 4, NEAR_M)
 
@@ -97,8 +94,8 @@ class ImageTrunk(nn.Module):
         """Encodes uint8 [B, H, W, 3] images."""
         tokens, positions = [], []
         for name, stem in self.cameras.items():
-            tokens.append(stem(obs[name + IMAGE]))
-            pixels = getattr(self, f"{name}_pixels")
+            look, pixels = stem(obs[name + IMAGE])
+            tokens.append(look)
             intrinsics, pose = obs[name + INTRINSICS], obs[name + CAM_TO_WORLD]
             positions.append(meet_plane(pixels, intrinsics, pose, self.plane_z_m))
         places = torch.cat(positions, dim=1)

@@ -54,6 +54,7 @@ class MemoryVLA(Policy):
     """
 
     Config = MemoryVLAConfig
+    version = 2
 
     def __init__(self, config: MemoryVLAConfig, interface: Interface) -> None:
         super().__init__()

@@ -69,6 +69,7 @@ def make_run(run: Path) -> None:
     interface = policy.interface.to_json()
     meta = checkpoint.PolicyMeta(
         "memory_vla",
+        MemoryVLA.version,
         dataclasses.asdict(config),
         interface,
         [TASK],

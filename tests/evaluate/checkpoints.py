@@ -32,6 +32,7 @@ def untrained(run: Path, memory: str, seed: int = 7, **options) -> Path:
     policy = memory_vla(memory, specs, trunk="entities", **options)
     meta = checkpoint.PolicyMeta(
         policy="memory_vla",
+        policy_version=policy.version,
         config=to_plain(policy.config),
         interface=policy.interface.to_json(),
         tasks=["remember_color"],

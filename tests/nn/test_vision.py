@@ -79,13 +79,36 @@ def test_the_colour_that_stands_out_is_seen_whatever_surrounds_it():
     images[0, 10:14, 10:14] = torch.tensor(red, dtype=torch.uint8)
     images[1, 18:23, 20:23] = torch.tensor(red, dtype=torch.uint8)  # elsewhere, on a border
     images[2, 10:14, 10:14] = torch.tensor(green, dtype=torch.uint8)
-    code = stem()(images)[..., 16:]
+    code = stem()(images)[0][..., 16:]
     first, second, third = code[0, 5], code[1, 10], code[2, 5]
     like = torch.nn.functional.cosine_similarity
     assert like(first, second, dim=0) > 0.99
     assert like(first, third, dim=0) < 0.5
-    # Windows overlap by half a patch: the neighbour sees it too.
-    assert like(second, code[1, 11], dim=0) > 0.99
+    # Windows reach over the border: the neighbour sees it too.
+    images[1, 18:23, 20:23] = torch.tensor(grey, dtype=torch.uint8)
+    images[1, 18:23, 20:24] = torch.tensor(red, dtype=torch.uint8)
+    assert like(second, stem()(images)[0][1, 11, 16:], dim=0) > 0.99
+
+
+def test_of_two_things_side_by_side_each_has_its_colour_at_its_place():
+    images = torch.full((2, 32, 32, 3), 128, dtype=torch.uint8)
+    images[0, 9:13, 9:13] = torch.tensor((200, 30, 30), dtype=torch.uint8)
+    images[0, 9:13, 19:23] = torch.tensor((30, 180, 40), dtype=torch.uint8)
+    tokens, pixels = stem()(images)
+    torch.testing.assert_close(pixels[0, 5], torch.tensor([11.0, 11.0]), atol=0.3, rtol=0)
+    torch.testing.assert_close(pixels[0, 6], torch.tensor([21.0, 11.0]), atol=0.3, rtol=0)
+    assert torch.nn.functional.cosine_similarity(tokens[0, 5, 16:], tokens[0, 6, 16:], dim=0) < 0.5
+    # Where nothing stands out, the middle of the patch (windows end at the picture's edge).
+    torch.testing.assert_close(pixels[1, [5, 6]], token_pixels(4, 8)[[5, 6]])
+
+
+def test_black_does_not_hide_a_pale_thing_beside_it():
+    images = torch.full((2, 32, 32, 3), 160, dtype=torch.uint8)
+    images[:, 9:14, 9:14] = torch.tensor((255, 140, 166), dtype=torch.uint8)
+    images[1, 8, 9:11] = 0
+    tokens, pixels = stem()(images)
+    assert torch.nn.functional.cosine_similarity(tokens[0, 5, 16:], tokens[1, 5, 16:], dim=0) > 0.9
+    torch.testing.assert_close(pixels[0, 5], pixels[1, 5], atol=0.5, rtol=0)
 
 
 def test_equal_things_give_equal_tokens_wherever_they_are():
@@ -93,7 +116,7 @@ def test_equal_things_give_equal_tokens_wherever_they_are():
     trunk = ConvTrunk(64, shapes=16, colors=8)
     images = torch.full((1, 64, 64, 3), 128, dtype=torch.uint8)
     images[0, 18:22, 18:22] = images[0, 42:46, 42:46] = 200
-    tokens = trunk(images)
+    tokens, _ = trunk(images)
     assert tokens.shape == (1, 64, 24)
     torch.testing.assert_close(tokens[0, 18], tokens[0, 45])
     assert (tokens[0, 18] - tokens[0, 21]).abs().max() > 0.1

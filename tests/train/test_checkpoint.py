@@ -31,6 +31,7 @@ def saved(tmp_path):
     policy = MemoryVLA(config, Interface(OBSERVATIONS, max_ticks=4))
     meta = checkpoint.PolicyMeta(
         "memory_vla",
+        MemoryVLA.version,
         dataclasses.asdict(config),
         policy.interface.to_json(),
         ["remember_color"],
@@ -114,6 +115,19 @@ def test_future_version_is_refused(saved):
     data = json.loads(file.read_text())
     file.write_text(json.dumps({**data, "format_version": 99}))
     with pytest.raises(CheckpointError, match="newer"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("version", [1, MemoryVLA.version + 1])
+def test_weights_of_another_version_of_the_policy_are_refused(saved, version):
+    _, path, _ = saved
+    file = path / checkpoint.POLICY_FILE
+    data = json.loads(file.read_text())
+    assert data.pop("policy_version") == MemoryVLA.version
+    if version != 1:  # a file from before the field is of the first version
+        data["policy_version"] = version
+    file.write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match=f"written by version {version} of memory_vla"):
         checkpoint.load(path)
 
 
