@@ -222,18 +222,23 @@ def check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> li
     return problems
 
 
+def refuse_version(meta: PolicyMeta, version: int) -> None:
+    """Raises CheckpointError unless the checkpoint is of this version of its policy."""
+    if meta.policy_version != version:
+        raise CheckpointError(
+            f"{POLICY_FILE}: written by version {meta.policy_version} of {meta.policy} (package "
+            f"{meta.package_version}); here it is of version {version}, in which the same "
+            "weights would act in another way. Use the package that wrote it, or train again"
+        )
+
+
 def build_policy(meta: PolicyMeta) -> Policy:
     """Builds the untrained policy that `meta` describes."""
     from embodied import registry
     from embodied.config import from_plain
 
     cls = registry.policy_class(meta.policy)
-    if meta.policy_version != cls.version:
-        raise CheckpointError(
-            f"{POLICY_FILE}: written by version {meta.policy_version} of {meta.policy} (package "
-            f"{meta.package_version}); here it is of version {cls.version}, in which the same "
-            "weights would act in another way. Use the package that wrote it, or train again"
-        )
+    refuse_version(meta, cls.version)
     config = from_plain(
         registry.policy_config_class(meta.policy), meta.config, where="policy.json:config"
     )
@@ -280,6 +285,7 @@ def initialise_from(policy: Policy, path: str | Path) -> list[str]:
       CheckpointError: If nothing fits.
     """
     directory = resolve(path)
+    meta = read_meta(directory)
     weights = read_weights(directory / MODEL_FILE)
     own = policy.state_dict()
     taken = {
@@ -291,6 +297,8 @@ def initialise_from(policy: Policy, path: str | Path) -> list[str]:
         )
     policy.load_state_dict(taken, strict=False)
     skipped = [f"kept fresh: {name}" for name in own if name not in taken]
+    if meta.policy_version != policy.version:
+        skipped.append(f"weights of version {meta.policy_version}, this is {policy.version}")
     return skipped + [f"not used: {name}" for name in weights if name not in taken]
 
 

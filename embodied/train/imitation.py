@@ -267,6 +267,7 @@ def _restore(
     noise: torch.Generator,
     device: torch.device,
 ) -> tuple[int, dict[str, torch.Tensor]]:
+    checkpoint.refuse_version(checkpoint.read_meta(directory), policy.version)
     info, tensors = checkpoint.read_train_state(directory)
     missing = {"weights", "optimizer", "random", "log"} - tensors.keys()
     if missing:
