@@ -151,3 +151,14 @@ def test_initialise_from_names_what_does_not_fit(saved):
     lines = checkpoint.initialise_from(other, path)
     assert any("head.dit.position" in line for line in lines)
     assert torch.equal(other.goal.token.weight, policy.goal.token.weight)
+
+
+def test_weights_of_another_version_start_a_policy_with_a_word(saved):
+    _, path, policy = saved
+    file = path / checkpoint.POLICY_FILE
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps({**data, "policy_version": 1}))
+    lines = checkpoint.initialise_from(policy, path)
+    assert lines == [f"weights of version 1, this is {MemoryVLA.version}"]
+    with pytest.raises(CheckpointError, match="written by version 1 of memory_vla"):
+        checkpoint.refuse_version(checkpoint.read_meta(path), MemoryVLA.version)
