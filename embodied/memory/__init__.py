@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from embodied.core.errors import ConfigError, unknown_name
+from embodied.core.errors import unknown_name
+from embodied.core.options import fill_options
 
 if TYPE_CHECKING:
     from embodied.memory.base import Memory, StreamShapes
@@ -40,17 +40,8 @@ def memory_config(name: str, options: Mapping[str, Any] | None = None) -> Any:
     Raises:
       ConfigError: For an unknown memory or option, or a value of the wrong type.
     """
-    config_class = memory_class(name).config_class  # type: ignore[attr-defined]
-    defaults = config_class()
-    known = {
-        field.name: getattr(defaults, field.name) for field in dataclasses.fields(config_class)
-    }
-    filled = {}
-    for key, value in (options or {}).items():
-        if key not in known:
-            raise unknown_name(f"option of memory {name}", key, known)
-        filled[key] = _typed(f"memory.{key}", value, known[key])
-    return config_class(**filled)
+    schema = memory_class(name).config_class  # type: ignore[attr-defined]
+    return fill_options(schema, options, f"memory {name}", "memory")
 
 
 def build_memory(
@@ -71,17 +62,3 @@ def build_memory(
     """
     settings = memory_config(name, config)
     return memory_class(name)(streams, settings)
-
-
-def _typed(key: str, value: Any, default: Any) -> Any:
-    """Returns `value` as the type of `default`, or raises ConfigError."""
-    kind = type(default)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(default, dict) and isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(default, list) and isinstance(value, (list, tuple)):
-        return list(value)
-    if type(value) is not kind:
-        raise ConfigError(f"{key}: expected {kind.__name__}, got {value!r}")
-    return value

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from embodied.core.errors import unknown_name
+from embodied.core.errors import ConfigError, unknown_name
 from embodied.core.types import State, Streams
 from embodied.memory.bank import PerceptualCognitiveConfig, StreamBank
 from embodied.memory.base import Memory, Pending, StreamShapes, where_rows
@@ -53,6 +53,12 @@ class PerceptualCognitiveMemory(Memory):
         self.banks = nn.ModuleDict(
             {name: StreamBank(name, *self.streams[name], config) for name in names}
         )
+        least = min([self.capacity, *config.capacities.values()])
+        if 0 < least <= config.anchor:
+            raise ConfigError(
+                f"memory.anchor={config.anchor} pins all of the {least} slots, so that nothing "
+                f"else could be stored; use a capacity of at least {config.anchor + 1}"
+            )
         self.initial(1)
 
     def initial(self, batch: int, capacity: int | None = None) -> State:
@@ -68,10 +74,10 @@ class PerceptualCognitiveMemory(Memory):
     def read(
         self, query: Streams, time_s: Tensor, state: State, reset: Tensor
     ) -> tuple[Streams, Pending]:
-        """Retrieves from the slots of earlier ticks; an empty bank returns the query."""
+        """Retrieves from the slots of earlier ticks; see ``empty_read`` for an empty bank."""
         value = dict(query)
         for name, bank in self._banks():
-            value[name], _ = bank.read(query[name], _slots(state, name), reset)
+            value[name], _ = bank.read(query[name], time_s, _slots(state, name), reset)
         return value, {"reset": reset}
 
     def write(self, pending: Pending, item: Streams, time_s: Tensor, state: State) -> State:
@@ -88,8 +94,8 @@ class PerceptualCognitiveMemory(Memory):
         for name, bank in self._banks():
             stored = item[name].detach() if self.config.detach else item[name]
             before = _slots(state, name)
-            after = store(before, bank.pooled(stored), time_s, bank.rule, reset, valid)
-            _pack(new, name, after)
+            item_s, rates = bank.pooled(stored), bank.forget_hz(before.tokens)
+            _pack(new, name, store(before, item_s, time_s, bank.rule, reset, valid, rates))
         return new
 
     def unroll(
@@ -170,7 +176,7 @@ class PerceptualCognitiveMemory(Memory):
         for name, bank in self._banks():
             slots = _slots(state, name)
             live = slots.live()
-            _, attention = bank.read(query[name], slots, torch.zeros_like(live[:, 0]))
+            _, attention = bank.read(query[name], time_s, slots, torch.zeros_like(live[:, 0]))
             weights = torch.stack([w.mean(1).sum(-1) for w in attention], dim=1)
             report[f"{name}.attention"] = torch.where(live[:, None, None], weights, 0.0)
             report[f"{name}.age_s"] = torch.where(

@@ -15,12 +15,21 @@ S = M + T given entries, R merged entries (T or 0), P = S + R entries.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from embodied.memory.bank import StreamBank
-from embodied.memory.slots import Slots, StoreRule, pair_weight, token_similarity
+from embodied.memory.slots import (
+    Slots,
+    StoreRule,
+    decay,
+    dropped,
+    most_alike,
+    pair_weight,
+    similarity,
+)
 from embodied.nn.attention import masked_score
 
 GROUP_TOKENS = 160
@@ -80,8 +89,8 @@ def unroll_reads(
       [B, T, Q, D] and the slots after the segment.
     """
     stored = stored.to(slots.tokens.dtype)
-    past = trace(slots, stored, time_s, reset, valid, bank.rule)
     pool = torch.cat([slots.tokens, stored], dim=1)
+    past = trace(slots, stored, time_s, reset, valid, bank.rule, bank.forget_hz(pool))
     if past.mix.shape[1]:
         with torch.autocast(pool.device.type, enabled=False):
             merged = torch.bmm(past.mix.to(pool.dtype), pool.flatten(2)).view(
@@ -97,7 +106,7 @@ def unroll_reads(
         items=past.items.gather(1, past.final),
         overflow=past.overflow,
     )
-    return _read(bank, queries, pool, past, use), after
+    return _read(bank, queries, time_s, pool, past, use), after
 
 
 def looks_at_data(tensor: Tensor) -> bool:
@@ -107,12 +116,22 @@ def looks_at_data(tensor: Tensor) -> bool:
 
 @torch.no_grad()
 def trace(
-    slots: Slots, stored: Tensor, time_s: Tensor, reset: Tensor, valid: Tensor, rule: StoreRule
+    slots: Slots,
+    stored: Tensor,
+    time_s: Tensor,
+    reset: Tensor,
+    valid: Tensor,
+    rule: StoreRule,
+    forget_hz: Tensor | None = None,
 ) -> History:
-    """Works out the history of a bank; the same choices as `slots.store`, tick by tick."""
+    """Works out the history of a bank; the same choices as `slots.store`, tick by tick.
+
+    `forget_hz` [B, M + T] holds the rates of the slots and of the items, under retention.
+    """
     B, M, N, D = slots.tokens.shape
     T, device = time_s.shape[1], stored.device
     count, overflow = slots.count, slots.overflow
+    alike = partial(similarity, kind=rule.similarity)
     merging = rule.overflow == "similar"
     if looks_at_data(stored):
         start = torch.where(reset[:, 0], 0, count)
@@ -127,6 +146,7 @@ def trace(
     blank = torch.zeros(B, R + 1, device=device)
     times = torch.cat([slots.time_s, time_s.to(slots.time_s.dtype), blank], dim=1)
     items = torch.cat([slots.items, ones, blank], dim=1)
+    rates = None if forget_hz is None else torch.cat([forget_hz.float(), blank], dim=1)
     mix = torch.zeros(B, R, S, device=device)
     live = torch.zeros(B, T + 1, P + 1, dtype=torch.bool, device=device)
     index = torch.where(slots.live(), slot, P).expand(B, M)
@@ -136,7 +156,7 @@ def trace(
         # Similarity of each entry with the one that follows it in its bank.
         follow = torch.zeros(B, P + 1, device=device)
         if M > 1:
-            follow[:, : M - 1] = token_similarity(slots.tokens[:, :-1], slots.tokens[:, 1:])
+            follow[:, : M - 1] = alike(slots.tokens[:, :-1], slots.tokens[:, 1:])
 
     for t in range(T):
         count = torch.where(reset[:, t], 0, count)
@@ -148,8 +168,8 @@ def trace(
         if merging:
             new, pair = M + t, S + t
             last = index.gather(1, (count - 1).clamp(min=0)[:, None])[:, 0].clamp(max=P - 1)
-            follow[rows, last] = token_similarity(tokens[rows, last], stored[:, t])
-            first = follow.gather(1, extended[:, :M]).argmax(dim=1)
+            follow[rows, last] = alike(tokens[rows, last], stored[:, t])
+            first = most_alike(rule, follow.gather(1, extended[:, :M]))
             left, right = extended[rows, first], extended[rows, first + 1]
             weight = pair_weight(items[rows, left], items[rows, right], rule)
             side = weight[:, None, None].to(tokens.dtype)
@@ -165,15 +185,22 @@ def trace(
             before = extended[rows, (first - 1).clamp(min=0)].clamp(max=P - 1)
             behind = extended[rows, (first + 2).clamp(max=M)].clamp(max=P - 1)
             beside = torch.stack([before, behind], dim=1)
-            alike = token_similarity(tokens[rows[:, None], beside], tokens[:, pair, None])
+            near = alike(tokens[rows[:, None], beside], tokens[:, pair, None])
             at_before = torch.where(full & (first > 0), before, P)
-            follow[rows, at_before] = alike[:, 0]
-            follow[:, pair] = alike[:, 1]
+            follow[rows, at_before] = near[:, 0]
+            follow[:, pair] = near[:, 1]
+        elif rule.overflow == "similar":
+            new, first = M + t, torch.zeros_like(count)  # no row of this segment overflows
         else:
-            first, pair, new = torch.full_like(count, -1), P, M + t
+            new = M + t
+            now = time_s[:, t].to(times.dtype)
+            slot_rates = None if rates is None else rates.gather(1, index)
+            first = dropped(rule, now, times.gather(1, index), slot_rates)
+        # A pair stands where its first part stood; of a dropped slot nothing stands anywhere.
         moved = slot + (slot >= first[:, None]).long()
         shifted = extended.gather(1, moved)
-        shifted = torch.where(slot == first[:, None], pair, shifted)
+        if merging:
+            shifted = torch.where(slot == first[:, None], pair, shifted)
         appended = torch.where((slot == count[:, None]) & valid[:, t, None], new, index)
         index = torch.where(full[:, None], shifted, appended)
         overflow = overflow + full.long()
@@ -182,25 +209,32 @@ def trace(
     return History(live[..., :P], times, items, mix, index, count, overflow)
 
 
-def _read(bank: StreamBank, queries: Tensor, pool: Tensor, past: History, use: Tensor) -> Tensor:
-    """Returns what every tick retrieves, [B, T, Q, D]; the query where there is nothing."""
+def _read(
+    bank: StreamBank, queries: Tensor, time_s: Tensor, pool: Tensor, past: History, use: Tensor
+) -> Tensor:
+    """Returns what every tick retrieves, [B, T, Q, D]; the query where it is not used."""
     B, T, Q, D = queries.shape
     live, times, present = past.live[:, :T], past.time_s[:, :-1], bank.present(pool)
     wanted = use & (live & present.any(dim=-1)[:, None]).any(dim=-1)
+    unread = queries
+    if bank.reads_itself:
+        alone = use & ~wanted
+        unread = torch.where(alone[..., None, None], bank.neutral(queries, time_s), queries)
     ticks, asked = torch.arange(T, device=queries.device), queries
     groups: list[tuple[int, int, slice | Tensor]] = [(0, T, slice(None))]
     if looks_at_data(pool):
         ticks = wanted.any(dim=0).nonzero()[:, 0]
         if not len(ticks):
-            return queries
+            return unread
         read = (live & wanted[..., None]).index_select(1, ticks)
         entries = _by_birth(read.flatten(0, 1).any(dim=0), past)
         pool, times = pool.index_select(1, entries), times.index_select(1, entries)
         live = live.index_select(1, ticks).index_select(2, entries)
         present = present.index_select(1, entries)
         groups = _groups(read.index_select(2, entries), Q)
-        asked = queries.index_select(1, ticks)
+        asked, time_s = queries.index_select(1, ticks), time_s.index_select(1, ticks)
 
+    rates = bank.forget_hz(pool)
     code = None if bank.time is None else bank.time(times)
     projected = [block.project(pool, code) for block in bank.layers()]
     dtype, values = projected[0][0].dtype, []
@@ -208,7 +242,15 @@ def _read(bank: StreamBank, queries: Tensor, pool: Tensor, past: History, use: T
         # [B, t, 1, P, N]: what was in the bank at each tick, expanded over the tick's queries.
         held = _pick(live[:, start:stop].transpose(1, 2), needed).transpose(1, 2)
         seen = held[:, :, None, :, None] & _pick(present, needed)[:, None, None]
-        bias = torch.where(seen, 0.0, masked_score(dtype)).to(dtype)
+        known: float | Tensor = 0.0
+        if rates is not None:
+            ages = decay(
+                time_s[:, start:stop, None].to(times.dtype),
+                _pick(times, needed)[:, None],
+                _pick(rates, needed)[:, None],
+            )
+            known = ages[:, :, None, :, None]
+        bias = torch.where(seen, known, masked_score(dtype)).to(dtype)
         bias = bias.expand(-1, -1, Q, -1, -1).reshape(B, 1, (stop - start) * Q, -1)
         value = asked[:, start:stop].reshape(B, -1, D)
         for block, (keys, vals) in zip(bank.layers(), projected, strict=True):
@@ -219,7 +261,7 @@ def _read(bank: StreamBank, queries: Tensor, pool: Tensor, past: History, use: T
         position = torch.zeros(T, dtype=torch.int64, device=queries.device)
         position[ticks] = torch.arange(len(ticks), device=queries.device)
         found = found.index_select(1, position)
-    return torch.where(wanted[..., None, None], found, queries)
+    return torch.where(wanted[..., None, None], found, unread)
 
 
 def _pick(pool: Tensor, entries: slice | Tensor) -> Tensor:

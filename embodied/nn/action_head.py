@@ -29,6 +29,10 @@ class ActionHeadConfig:
       samples: S, noise samples a tick when learning (the trunk and memory run once).
       temperature: Scale of the noise when acting; below 1 the hand trembles less. 1 draws
         from what was learnt, as published.
+      guidance: Scale s of classifier-free guidance when acting: the field is that without
+        the condition plus s times what the condition adds. 1 leaves it out (published: 1.5).
+      condition_dropout: Share of noise samples that learn without the condition, which
+        guidance needs (published: 0.1). Perceptual tokens are never dropped.
     """
 
     kind: str = "flow"
@@ -36,6 +40,8 @@ class ActionHeadConfig:
     steps: int = 10
     samples: int = 4
     temperature: float = 0.5
+    guidance: float = 1.0
+    condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in _HEADS:
@@ -47,6 +53,16 @@ class ActionHeadConfig:
             )
         if not 0 <= self.temperature <= 1:
             raise ConfigError(f"temperature must be within 0..1, got {self.temperature}")
+        if self.guidance < 1 or not 0 <= self.condition_dropout < 1:
+            raise ConfigError(
+                "expected guidance >= 1 (1 is none) and 0 <= condition_dropout < 1, got "
+                f"{self.guidance} and {self.condition_dropout}"
+            )
+        if self.guidance > 1 and not self.condition_dropout:
+            raise ConfigError(
+                f"guidance={self.guidance} compares with a field that is learnt without the "
+                "condition; set condition_dropout too (published: 0.1), or guidance=1"
+            )
 
 
 class ActionHead(nn.Module, abc.ABC):
@@ -71,6 +87,9 @@ class ActionHead(nn.Module, abc.ABC):
         super().__init__()
         self.config = config
         self.dit = ActionDiT(config.dit, action_size, horizon, condition, perceptual)
+        self.null: nn.Parameter | None = None
+        if config.condition_dropout:
+            self.null = nn.Parameter(torch.randn(condition) * 0.02)
 
     @abc.abstractmethod
     def sample(self, noise_RKA: Tensor, condition_RC: Tensor, perceptual_RNP: Tensor) -> Tensor:
@@ -107,10 +126,35 @@ class ActionHead(nn.Module, abc.ABC):
         noisy, time, target = self._corrupt(chunk, noise, generator)
         keys_values = self.dit.keys_values(perceptual_RNP)
         condition = condition_RC.repeat_interleave(samples, dim=0)
+        if self.null is not None:
+            draw = torch.rand(len(condition), 1, generator=generator, device=condition.device)
+            dropped = draw < self.config.condition_dropout
+            condition = torch.where(dropped, self.null.to(condition.dtype), condition)
         field = self.dit(noisy, time, condition, keys_values)
         error = (field - target).square().mean(dim=-1)
         weight = weight_RK.repeat_interleave(samples, dim=0).to(error.dtype)
         return (error * weight).sum() / weight.sum().clamp(min=1.0)
+
+    def _field(
+        self,
+        chunk_RKA: Tensor,
+        time: float,
+        condition_RC: Tensor,
+        keys_values: list[tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """Returns the (guided) field [R, K, A] at one diffusion time of all rows."""
+        rows, scale = chunk_RKA.shape[0], self.config.guidance
+        if scale == 1 or self.null is None:
+            at = torch.full((rows,), time, device=chunk_RKA.device)
+            field: Tensor = self.dit(chunk_RKA, at, condition_RC, keys_values)
+            return field
+        # Both halves of a row lie side by side, so that they share its keys and values.
+        null = self.null.to(condition_RC.dtype).expand_as(condition_RC)
+        both = torch.stack([condition_RC, null], dim=1).flatten(0, 1)
+        at = torch.full((2 * rows,), time, device=chunk_RKA.device)
+        fields = self.dit(chunk_RKA.repeat_interleave(2, dim=0), at, both, keys_values)
+        with_condition, without = fields.unflatten(0, (rows, 2)).unbind(dim=1)
+        return without + scale * (with_condition - without)
 
 
 class FlowMatchingHead(ActionHead):
@@ -131,8 +175,8 @@ class FlowMatchingHead(ActionHead):
         keys_values = self.dit.keys_values(perceptual_RNP)
         chunk, steps = noise_RKA, self.config.steps
         for step in range(steps):
-            time = torch.full((chunk.shape[0],), 100.0 * step / steps, device=chunk.device)
-            chunk = chunk + self.dit(chunk, time, condition_RC, keys_values) / steps
+            field = self._field(chunk, 100.0 * step / steps, condition_RC, keys_values)
+            chunk = chunk + field / steps
         return chunk
 
 
@@ -140,7 +184,7 @@ class DDIMHead(ActionHead):
     """Noise prediction over 100 steps with squared-cosine betas; deterministic DDIM.
 
     Source: MemoryVLA section 3.4 and its released schedule: leading spacing, eta 0, last
-    alpha-bar 1. Deviation: alpha-bar is clamped below 1 where it divides.
+    alpha-bar 1, so that the last step gives the clean chunk itself.
     """
 
     TRAIN_STEPS = 100
@@ -166,13 +210,12 @@ class DDIMHead(ActionHead):
         chunk = noise_RKA
         stride = self.TRAIN_STEPS // self.config.steps
         for step in reversed(range(0, stride * self.config.steps, stride)):
-            time = torch.full((chunk.shape[0],), float(step), device=chunk.device)
-            noise = self.dit(chunk, time, condition_RC, keys_values)
+            noise = self._field(chunk, float(step), condition_RC, keys_values)
             bar = self.alpha_bar[step]
             clean = (chunk - (1 - bar).sqrt() * noise) / bar.sqrt()
             if step == 0:
                 return clean
-            before = self.alpha_bar[step - stride].clamp(max=1 - 1e-6)
+            before = self.alpha_bar[step - stride]
             chunk = before.sqrt() * clean + (1 - before).sqrt() * noise
         return chunk
 

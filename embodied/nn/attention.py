@@ -49,6 +49,7 @@ class RetrievalBlock(nn.Module):
       qk_init: ``"equal"`` starts Wq and Wk as the same multiple of the identity and Wv near
         the identity, so that from the first step each head retrieves what is alike in its
         own channels, and returns it; ``"independent"`` is published.
+      projections: False fixes Wq, Wk and Wv to the identity, as the paper's equation has it.
 
     Source: MemoryVLA (arXiv 2508.19236), its released code.
     """
@@ -60,6 +61,7 @@ class RetrievalBlock(nn.Module):
         dropout: float = 0.0,
         ffn_ratio: int = 4,
         qk_init: str = "equal",
+        projections: bool = True,
     ) -> None:
         super().__init__()
         if heads < 1 or width % heads:
@@ -81,7 +83,12 @@ class RetrievalBlock(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(ffn_ratio * width, width),
         )
-        if qk_init == "equal":
+        if not projections:
+            for linear in (self.query, self.key, self.value):
+                nn.init.zeros_(linear.bias)
+                nn.init.eye_(linear.weight)
+                linear.requires_grad_(False)
+        elif qk_init == "equal":
             eye = torch.eye(width)
             for linear in (self.query, self.key):
                 nn.init.zeros_(linear.bias)
@@ -90,7 +97,12 @@ class RetrievalBlock(nn.Module):
             self.value.weight.data.add_(eye)
 
     def forward(
-        self, query: Tensor, slots: Tensor, time_code: Tensor | None, live: Tensor
+        self,
+        query: Tensor,
+        slots: Tensor,
+        time_code: Tensor | None,
+        live: Tensor,
+        bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Reads slots as they are stored.
 
@@ -99,6 +111,7 @@ class RetrievalBlock(nn.Module):
           slots: [B, S, N, D].
           time_code: [B, S, D] added to keys, or None.
           live: [B, S, N] bool; tokens that may be read.
+          bias: [B, S] added to the scores of each slot's tokens, or None.
 
         Returns:
           [B, Q, D], and the attention weights [B, H, Q, S, N].
@@ -117,6 +130,8 @@ class RetrievalBlock(nn.Module):
         if time_code is not None:
             code_BDS = time_code.to(flat_BRD.dtype).transpose(1, 2)
             slot_score = slot_score + torch.bmm(flat_BRD, code_BDS) * self.scale
+        if bias is not None:
+            slot_score = slot_score + bias[:, None].to(slot_score.dtype)
         scores = scores * self.scale + slot_score.unsqueeze(-1)
         scores = scores.masked_fill(~live[:, None], masked_score(scores.dtype))
         weights = torch.softmax(scores.view(B, H * Q, S * N), dim=-1)

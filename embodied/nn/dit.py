@@ -5,8 +5,8 @@ token (diffusion time + cognitive condition), K action tokens, pre-norm blocks o
 self-attention (actions attend to the prefix), cross-attention to perceptual tokens, MLP.
 
 Deviation: the released initialisation zeroes query and key weights of the cross-attention,
-whose gradients are then zero for ever, so that it can only average. Here only its output
-projection starts at zero: neutral at the start, and alive.
+whose gradients are then zero for ever, so that it can only average (``perception="mean"``).
+Here only its output projection starts at zero: neutral at the start, and alive.
 
 Shape letters: B rows, K actions in a chunk, A action size, N perceptual tokens,
 C condition width, P perceptual width, H hidden width.
@@ -20,25 +20,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from embodied.core.errors import ConfigError
+from embodied.core.errors import ConfigError, unknown_name
 from embodied.nn.position import sinusoid
+
+SIZES = {"S": (6, 384, 4), "B": (12, 768, 12), "L": (24, 1024, 16)}
+"""Published sizes: depth, hidden, heads."""
+PERCEPTIONS = ("live", "mean")
 
 
 @dataclasses.dataclass
 class DiTConfig:
-    """Size of the expert. Published: S 6/384/4, B 12/768/12, L 24/1024/16.
+    """Size of the expert; `DiTConfig.published` gives the published ones.
 
     Attributes:
       depth: Number of blocks.
       hidden: H.
       heads: Attention heads; must divide `hidden`.
+      perception: How the cross-attention to perceptual tokens starts: ``"live"``, or
+        ``"mean"``, as released: query and key weights zero, so that it averages for ever.
     """
 
     depth: int = 3
     hidden: int = 128
     heads: int = 4
+    perception: str = "live"
+
+    @classmethod
+    def published(cls, size: str) -> DiTConfig:
+        """Returns the published size ``"S"``, ``"B"`` or ``"L"``."""
+        if size not in SIZES:
+            raise unknown_name("size of the action expert", size, SIZES)
+        return cls(*SIZES[size])
 
     def __post_init__(self) -> None:
+        if self.perception not in PERCEPTIONS:
+            raise unknown_name("perception", self.perception, PERCEPTIONS)
         if self.depth < 1 or self.heads < 1 or self.hidden < 1:
             raise ConfigError(
                 f"depth, hidden and heads must be >= 1, got {self.depth}, {self.hidden} and "
@@ -76,9 +92,9 @@ class ActionDiT(nn.Module):
         self.blocks = nn.ModuleList([DiTBlock(hidden, config.heads) for _ in range(config.depth)])
         self.norm = nn.LayerNorm(hidden, eps=1e-6, elementwise_affine=False)
         self.out = nn.Linear(hidden, action_size)
-        self._initialise()
+        self._initialise(config.perception)
 
-    def _initialise(self) -> None:
+    def _initialise(self, perception: str) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -87,7 +103,11 @@ class ActionDiT(nn.Module):
         for linear in [*embedders, self.embed_time[0], self.embed_time[2]]:
             nn.init.normal_(linear.weight, std=0.02)
         for block in self.blocks:
-            nn.init.zeros_(block.cross.out.weight)
+            if perception == "live":
+                nn.init.zeros_(block.cross.out.weight)
+            else:
+                for linear in (block.cross.query, block.cross.key, block.cross.value):
+                    nn.init.zeros_(linear.weight)
         nn.init.zeros_(self.out.weight)
 
     def keys_values(self, perceptual_BNP: Tensor) -> list[tuple[Tensor, Tensor]]:

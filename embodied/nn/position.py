@@ -40,16 +40,32 @@ class TimeEncoding(nn.Module):
       features: F of the sinusoid; None takes max(2, width // 4), the published ratio.
       scale_hz: Units a second. 1 encodes seconds; the control rate encodes frame indices,
         which is what MemoryVLA trains on.
+      network: False gives the sinusoid itself, of width D.
 
     Source: MemoryVLA (arXiv 2508.19236), its released code; the paper mentions the sinusoid alone.
     """
 
-    def __init__(self, width: int, features: int | None = None, scale_hz: float = 1.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        features: int | None = None,
+        scale_hz: float = 1.0,
+        network: bool = True,
+    ) -> None:
         super().__init__()
+        self.mlp: nn.Module
         if scale_hz <= 0:
             raise ConfigError(f"time_scale_hz must be > 0, got {scale_hz}; 1 encodes seconds")
-        self.features = max(2, width // 4) if features is None else features
         self.scale_hz = scale_hz
+        if not network:
+            if features not in (None, width):
+                raise ConfigError(
+                    f"time_features={features} needs time_network=true: without the network the "
+                    f"sinusoid is as wide as the stream, {width}"
+                )
+            self.features, self.mlp = width, nn.Identity()
+            return
+        self.features = max(2, width // 4) if features is None else features
         self.mlp = nn.Sequential(
             nn.Linear(self.features, width), nn.SiLU(), nn.Linear(width, width)
         )

@@ -57,12 +57,25 @@ def split(detach: bool) -> Memory:
     )
 
 
+def retention(detach: bool) -> Memory:
+    """Rates that differ from item to item, so that others than the oldest are dropped."""
+    options = {"capacity": 3, "detach": detach, "overflow": "retention", "anchor": 1}
+    memory = build_memory("perceptual_cognitive", STREAMS, options)
+    for name, parameter in memory.named_parameters():
+        if ".forget.weight" in name:
+            parameter.data.normal_(std=3.0)
+    return memory
+
+
 CASES = [
     MemoryCase("none", lambda _: build_memory("none", STREAMS), remembers=False, detachable=False),
     MemoryCase("gru", lambda d: build_memory("gru", STREAMS, {"width": 16, "detach": d})),
     bank(),
     bank(overflow="fifo", heads=2, time_encoding=False),
     bank(count_weighted=True, merged_time="mean", pool={"perceptual": 2}, qk_init="independent"),
+    bank(anchor=1, time_features=5),
+    bank(anchor=2, overflow="fifo"),
+    MemoryCase("perceptual_cognitive-retention", retention, poison=poison),
     bank("full_history", layers=1),
     MemoryCase("composite-shared-streams", chained, poison=poison),
     MemoryCase("composite-own-streams", split, poison=poison),

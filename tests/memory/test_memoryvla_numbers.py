@@ -15,7 +15,7 @@ from embodied.core.types import State
 from embodied.memory.bank import PerceptualCognitiveConfig
 from embodied.memory.order import check_time_order
 from embodied.memory.perceptual_cognitive import PerceptualCognitiveMemory
-from embodied.memory.slots import token_similarity
+from embodied.memory.slots import similarity
 from embodied.nn.fusion import GateFusion
 
 TIME_SCALE_HZ = 20.0
@@ -151,8 +151,8 @@ M1 = frames([1, 0], [0, 1], [0.6, 0.8], [-1, 0])
 
 
 def test_m1_most_similar_neighbours_merge() -> None:
-    similarity = token_similarity(M1[0, :-1], M1[0, 1:])
-    assert torch.allclose(similarity, torch.tensor([0, 0.8, -0.6]), atol=1e-4)
+    alike = similarity(M1[0, :-1], M1[0, 1:], "tokens")
+    assert torch.allclose(alike, torch.tensor([0, 0.8, -0.6]), atol=1e-4)
     merged = [[1, 0], [0.3, 0.9], [-1, 0]]
     check(bank(capacity=3), M1, merged, [0, 1, 3])
     check(bank(capacity=3, merged_time="mean"), M1, merged, [0, 1.5, 3])
@@ -199,11 +199,13 @@ def test_m6_capacity_zero_is_refused() -> None:
 
 def test_m7_similarity_is_the_mean_over_tokens() -> None:
     left, right = torch.tensor([[2.0, 0], [0, 1]]), torch.tensor([[2.0, 0], [0, -1]])
-    assert float(token_similarity(left, right)) == 0.0
+    assert float(similarity(left, right, "tokens")) == 0.0
+    assert float(similarity(left, right, "entry")) == pytest.approx(0.6, abs=1e-4)
 
 
 def test_m8_a_zero_token_has_similarity_zero() -> None:
-    assert float(token_similarity(torch.zeros(1, 2), torch.ones(1, 2))) == 0.0
+    for kind in ("tokens", "entry"):
+        assert float(similarity(torch.zeros(1, 2), torch.ones(1, 2), kind)) == 0.0
     items = frames([0, 0], [1, 0], [1, 0], [0, 0])
     check(bank(capacity=2), items, [[0.5, 0], [0, 0]], [0, 3])
 

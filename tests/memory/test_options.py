@@ -29,6 +29,13 @@ def build(name: str = "perceptual_cognitive", **options: object) -> Memory:
     return build_memory(name, STREAMS, options).eval()
 
 
+def shake_rates(memory: Memory) -> None:
+    """Gives items rates of forgetting that differ."""
+    for name, parameter in memory.named_parameters():
+        if ".forget.weight" in name:
+            parameter.data.normal_(std=3.0)
+
+
 # ---- table and options ----------------------------------------------------------------------
 
 
@@ -57,6 +64,10 @@ def test_the_table_loads_no_torch() -> None:
         ("perceptual_cognitive", {"layers": 0}, "layers of a memory bank must be >= 1, got 0"),
         ("perceptual_cognitive", {"heads": 3}, "heads must divide the width 8, got 3"),
         ("perceptual_cognitive", {"overflow": "merge"}, "unknown overflow rule 'merge'"),
+        ("perceptual_cognitive", {"anchor": -1}, "memory.anchor must be >= 0, got -1"),
+        ("perceptual_cognitive", {"anchor": 16}, "anchor=16 pins all of the 16 slots"),
+        ("perceptual_cognitive", {"empty_read": "none"}, "unknown memory.empty_read 'none'"),
+        ("perceptual_cognitive", {"time_features": -2}, "time_features must be >= 0, got -2"),
         ("perceptual_cognitive", {"merged_time": "late"}, "unknown merged_time 'late'"),
         ("perceptual_cognitive", {"qk_init": "x"}, "unknown qk_init 'x'"),
         ("perceptual_cognitive", {"pool_maps": 0}, "pool_maps must be >= 1, got 0"),
@@ -167,10 +178,20 @@ def test_training_dropout_differs_and_evaluation_does_not() -> None:
     assert not torch.equal(once["perceptual"], again["perceptual"])
 
 
-@pytest.mark.parametrize("overflow", ["similar", "fifo"])
-def test_both_ways_of_unrolling_agree(overflow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"overflow": "similar"},
+        {"overflow": "similar", "anchor": 1, "empty_read": "self"},
+        {"overflow": "fifo", "anchor": 1},
+        {"overflow": "retention"},
+    ],
+    ids=str,
+)
+def test_both_ways_of_unrolling_agree(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU unneeded ticks and entries are left out; elsewhere shapes alone decide."""
-    memory = build(capacity=3, overflow=overflow)
+    memory = build(capacity=3, **options)
+    shake_rates(memory)
     for seed in range(6):
         ticks, start = random_ticks(memory, 8, seed), fill(memory, seed + 1)
         monkeypatch.setattr(timeline, "looks_at_data", lambda _: True)
@@ -275,3 +296,71 @@ def test_pool_maps_pools_square_maps_and_nothing_else() -> None:
     assert stored == {"map": 1, "list": 6, "cognitive": 1, "odd": 9}
     memory = build_memory("full_history", streams, {"pool_maps": 2})
     assert memory.initial(1)["map.tokens"].shape[2] == 4
+
+
+# ---- what is kept when a bank is full -------------------------------------------------------
+
+
+@pytest.mark.parametrize("overflow", ["similar", "fifo", "retention"])
+def test_the_anchor_is_kept_as_it_was(overflow: str) -> None:
+    memory = build(capacity=3, overflow=overflow, anchor=2)
+    ticks = plain_ticks(memory, 9)
+    _, state = run(memory, ticks, memory.initial(BATCH))
+    for name in STREAMS:
+        assert torch.equal(state[f"{name}.tokens"][:, :2], ticks.items[name][:, :2])
+        assert torch.equal(state[f"{name}.time_s"][:, :2], ticks.time_s[:, :2])
+        expected = 7.0 if overflow == "similar" else 1.0
+        assert torch.equal(state[f"{name}.items"][:, 2], torch.full((BATCH,), expected))
+
+
+def test_retention_drops_what_has_decayed_furthest() -> None:
+    """Rates are 0.1, 2 and 0.1 a second: at the fourth tick the second is the least left."""
+    memory = build_memory(
+        "perceptual_cognitive", {"s": (1, 2)}, {"capacity": 3, "overflow": "retention"}
+    )
+    forget = memory.banks["s"].forget
+    forget.weight.data.copy_(torch.tensor([[1.0, 0.0]]))
+    forget.bias.data.zero_()
+    rates = torch.tensor([0.1, 2.0, 0.1, 0.1])
+    items = torch.stack([rates.expm1().log(), torch.ones(4)], dim=-1)  # soft-plus undone
+    state = memory.initial(1)
+    for t in range(4):
+        _, state = memory.step(
+            {"s": items[None, t, None]}, torch.tensor([float(t)]), state, torch.tensor([False])
+        )
+    assert state["s.time_s"].tolist() == [[0.0, 2.0, 3.0]]
+    assert state["s.items"].tolist() == [[1.0, 1.0, 1.0]]
+    assert state["s.overflow"].tolist() == [1]
+
+
+def test_retention_starts_as_fifo_and_learns_from_reads() -> None:
+    memory = build(capacity=3, overflow="retention")
+    ticks = plain_ticks(memory, 9)
+    value, state = run(memory, ticks, memory.initial(BATCH))
+    assert torch.equal(state["perceptual.time_s"], ticks.time_s[:, -3:])
+    sum(v.square().sum() for v in value.values()).backward()
+    for name in STREAMS:
+        gradient = memory.banks[name].forget.weight.grad
+        assert gradient is not None
+        assert gradient.abs().max() > 0
+
+
+def test_an_empty_bank_may_read_the_tick_itself() -> None:
+    """The successor's first frame: it is query and only entry, at its own time."""
+    memory = build(empty_read="self", dropout=0.0)
+    ticks = plain_ticks(memory, 1)
+    value, _ = run(memory, ticks, memory.initial(BATCH))
+    for name, query in ticks.query(0).items():
+        bank = memory.banks[name]
+        expected, live = query, torch.ones(*query.shape[:-1], dtype=torch.bool)[:, None]
+        code = bank.time(ticks.time_s[:, :1])
+        for block in bank.blocks:
+            expected, _ = block(expected, query[:, None], code, live)
+        torch.testing.assert_close(value[name][:, 0], expected, atol=1e-5, rtol=0)
+        assert (expected - query).abs().max() > 1e-3
+
+
+def test_the_time_sinusoid_may_have_its_own_width() -> None:
+    memory = build(time_features=256)
+    for bank in memory.banks.values():
+        assert bank.time.mlp[0].in_features == 256
