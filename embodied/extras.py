@@ -23,7 +23,6 @@ EXTRA_OF = {
     "mujoco": "sim",
     "robosuite": "sim",
     "transformers": "vlm",
-    "diffusers": "vlm",
     "peft": "vlm",
 }
 """Top-level module -> extra of ``pip install 'embodied-memory[EXTRA]'``."""

@@ -98,10 +98,14 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("pattern", FORBIDDEN, ids=list(FORBIDDEN.values()))
 def test_nothing_executes_what_it_loads(pattern: str) -> None:
+    # One pinned file, compared with its hash and read by the loader that runs no code.
+    pinned = 'torch.load(source, map_location="cpu", weights_only=True)'
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in SOURCES
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if re.search(pattern, line) and not line.lstrip().startswith(("#", '"'))
+        if re.search(pattern, line)
+        and not line.lstrip().startswith(("#", '"'))
+        and not (path.name == "efficientnet.py" and pinned in line)
     ]
     assert not found

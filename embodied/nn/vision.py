@@ -13,7 +13,72 @@ from embodied.core.errors import ConfigError
 from embodied.nn.position import FourierFeatures
 
 
-class ConvTrunk(nn.Module):
+class SalientColor(nn.Module):
+    """Which colour stands out from a camera's mean image in each patch, and where.
+
+    Where the colour is, in the picture, is answered beside its code: of two things that nearly
+    touch, each keeps its own colour at its own place.
+
+    Args:
+      image_size: Height and width in pixels.
+      grid: G, patches along a side; divides `image_size`.
+      colors: Channels of the colour code.
+    """
+
+    SALIENCE, CLEAR = 16.0, 0.5
+    """Weight of a pixel: e to the power of SALIENCE times how far its colour is from the mean
+    image, summed over the channels (0..1 each). Beyond CLEAR further off counts no more: else
+    black fingers would hide every pale thing near them."""
+    OVERLAP = 0.25
+    """Part of a patch by which its window reaches over each of its borders: enough for a
+    small thing there to be seen whole, too little to hold two things."""
+    ALIKE = 0.2
+    """Colours (RGB, 0..1 each) nearer than this are alike."""
+
+    def __init__(self, image_size: int, grid: int, colors: int) -> None:
+        super().__init__()
+        self.grid, self.stride = grid, image_size // grid
+        self.color = FourierFeatures(3, colors, self.ALIKE)
+        self.register_buffer("mean_image", torch.full((3, image_size, image_size), 0.5))
+        pixels = token_pixels(image_size, 1).T.reshape(1, 2, image_size, image_size)
+        self.register_buffer("pixels", pixels, persistent=False)
+
+    def set_mean_image(self, mean_image_f32: Tensor) -> None:
+        """Sets the mean image, float [3, H, W] in 0..1."""
+        self.mean_image.copy_(mean_image_f32)
+
+    def forward(self, image_u8: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the colour code [B, N, colors] of uint8 [B, H, W, 3], and pixels [B, N, 2].
+
+        Rows of the grid come first; pixels are (u, v) from the upper left corner.
+        """
+        image, difference = self._difference(image_u8)
+        colors, pixels = self._stand_out(image, difference)
+        return self.color(colors), pixels
+
+    def _difference(self, image_u8: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the picture [B, 3, H, W] in 0..1, and what differs from the mean image."""
+        image = image_u8.permute(0, 3, 1, 2).to(self.mean_image.dtype) / 255.0
+        return image, image - self.mean_image
+
+    def _stand_out(self, image: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns colour [B, N, 3] and pixel [B, N, 2] of what stands out in each patch.
+
+        Both are means under one weight, so they are of the same thing; where nothing stands
+        out, the pixel is the middle of the patch. As the soft arg-max of Deep Spatial
+        Autoencoders (Finn et al. 2016), in windows.
+        """
+        distance = difference.abs().sum(dim=1, keepdim=True)
+        weight = torch.exp(self.SALIENCE * distance.clamp(max=self.CLEAR))
+        both = torch.cat([image, self.pixels.expand(len(image), -1, -1, -1)], dim=1)
+        over = int(self.OVERLAP * self.stride)
+        window = {"kernel_size": self.stride + 2 * over, "stride": self.stride, "padding": over}
+        mean = F.avg_pool2d(both * weight, **window) / F.avg_pool2d(weight, **window)
+        color, pixel = mean.flatten(2).transpose(1, 2).split((3, 2), dim=-1)
+        return color, pixel
+
+
+class ConvTrunk(SalientColor):
     """A small convolutional stem: what has which shape, and which colour, in each 8x8 patch.
 
     Normalisation subtracts a per-pixel mean image of the training data, so that what is
@@ -21,8 +86,7 @@ class ConvTrunk(nn.Module):
     position code: equal things at different places give equal tokens, which is what lets
     a token of the present find its like in memory. The last channels are a code of the colour
     that stands out from the mean image, apart from the shapes: learning to find things must
-    not blur which of them is red. Where the colour is, in the picture, is answered beside the
-    tokens: of two things that nearly touch, each keeps its own colour at its own place.
+    not blur which of them is red.
 
     Args:
       image_size: Height and width in pixels; a multiple of 8.
@@ -33,15 +97,6 @@ class ConvTrunk(nn.Module):
     """
 
     STRIDE = 8
-    SALIENCE, CLEAR = 16.0, 0.5
-    """Weight of a pixel: e to the power of SALIENCE times how far its colour is from the mean
-    image, summed over the channels (0..1 each). Beyond CLEAR further off counts no more: else
-    black fingers would hide every pale thing near them."""
-    OVERLAP = 2
-    """Pixels by which the window of a patch reaches over each of its borders: enough for a
-    small thing there to be seen whole, too few to hold two things."""
-    ALIKE = 0.2
-    """Colours (RGB, 0..1 each) nearer than this are alike."""
 
     def __init__(
         self,
@@ -51,12 +106,11 @@ class ConvTrunk(nn.Module):
         channels: tuple[int, int] = (32, 64),
         blocks: int = 1,
     ) -> None:
-        super().__init__()
         if image_size % self.STRIDE:
             raise ConfigError(
                 f"the conv trunk needs an image_size that {self.STRIDE} divides, got {image_size}"
             )
-        self.grid = image_size // self.STRIDE
+        super().__init__(image_size, image_size // self.STRIDE, colors)
         self.tokens = self.grid**2
         first, second = channels
         self.stem = nn.Sequential(
@@ -71,14 +125,6 @@ class ConvTrunk(nn.Module):
         )
         self.blocks = nn.ModuleList([_ResidualBlock(shapes) for _ in range(blocks)])
         self.norm = nn.LayerNorm(shapes)
-        self.color = FourierFeatures(3, colors, self.ALIKE)
-        self.register_buffer("mean_image", torch.full((3, image_size, image_size), 0.5))
-        pixels = token_pixels(image_size, 1).T.reshape(1, 2, image_size, image_size)
-        self.register_buffer("pixels", pixels, persistent=False)
-
-    def set_mean_image(self, mean_image_f32: Tensor) -> None:
-        """Sets the mean image, float [3, H, W] in 0..1."""
-        self.mean_image.copy_(mean_image_f32)
 
     def forward(self, image_u8: Tensor) -> tuple[Tensor, Tensor]:
         """Encodes images.
@@ -90,8 +136,7 @@ class ConvTrunk(nn.Module):
           Tokens [B, N, D], rows of the grid first, and float [B, N, 2] where in the picture
           what stands out in each is: (u, v) in pixels from the upper left corner.
         """
-        image = image_u8.permute(0, 3, 1, 2).to(self.mean_image.dtype) / 255.0
-        difference = image - self.mean_image
+        image, difference = self._difference(image_u8)
         colors, pixels = self._stand_out(image, difference)
         # 4: differences from the mean image are small; this brings objects to unit scale.
         x = self.stem((difference * 4.0).contiguous(memory_format=torch.channels_last))
@@ -99,22 +144,6 @@ class ConvTrunk(nn.Module):
             x = block(x)
         shape = self.norm(x.flatten(2).transpose(1, 2))
         return torch.cat([shape, self.color(colors).to(shape.dtype)], dim=-1), pixels
-
-    def _stand_out(self, image: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns colour [B, N, 3] and pixel [B, N, 2] of what stands out in each patch.
-
-        Both are means under one weight, so they are of the same thing; where nothing stands
-        out, the pixel is the middle of the patch. As the soft arg-max of Deep Spatial
-        Autoencoders (Finn et al. 2016), in windows.
-        """
-        distance = difference.abs().sum(dim=1, keepdim=True)
-        weight = torch.exp(self.SALIENCE * distance.clamp(max=self.CLEAR))
-        both = torch.cat([image, self.pixels.expand(len(image), -1, -1, -1)], dim=1)
-        size, step = self.STRIDE + 2 * self.OVERLAP, self.STRIDE
-        total = F.avg_pool2d(both * weight, size, step, padding=self.OVERLAP)
-        mean = total / F.avg_pool2d(weight, size, step, padding=self.OVERLAP)
-        color, pixel = mean.flatten(2).transpose(1, 2).split((3, 2), dim=-1)
-        return color, pixel
 
 
 class _ResidualBlock(nn.Module):
@@ -128,34 +157,6 @@ class _ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.mix(F.gelu(self.spatial(self.norm(x))))
-
-
-class SqueezeExcite(nn.Module):
-    """Channel compression of perceptual tokens: the token count stays, channels shrink.
-
-    Source: MemoryVLA (arXiv 2508.19236) section 3.2 as in its released code: 1x1
-    convolution, ReLU, squeeze-and-excitation gate (reduction 16), 1x1 convolution; no
-    residual, no norm. A 1x1 convolution over a token map is a linear map over tokens.
-
-    Args:
-      width_in: Channels of the raw tokens.
-      width_out: D, channels of the compressed tokens; twice as many are used inside.
-      reduction: Squeeze ratio of the gate.
-    """
-
-    def __init__(self, width_in: int, width_out: int, reduction: int = 16) -> None:
-        super().__init__()
-        middle = 2 * width_out
-        self.expand = nn.Linear(width_in, middle, bias=False)
-        self.squeeze = nn.Linear(middle, middle // reduction)
-        self.excite = nn.Linear(middle // reduction, middle)
-        self.project = nn.Linear(middle, width_out, bias=False)
-
-    def forward(self, tokens_BNC: Tensor) -> Tensor:
-        """Maps [B, N, C] to [B, N, D]."""
-        z = torch.relu(self.expand(tokens_BNC))
-        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(z.mean(dim=1, keepdim=True)))))
-        return self.project(z * gate)
 
 
 def token_pixels(grid: int, patch: int) -> Tensor:

@@ -7,9 +7,13 @@ from typing import Any
 
 from embodied.core.errors import ConfigError, unknown_name
 from embodied.nn.action_head import ActionHeadConfig
+from embodied.nn.encoders import ENCODERS
+from embodied.nn.fusion import DIRECTIONS
 
-TRUNKS = ("conv", "entities")
+TRUNKS = ("conv", "entities", *ENCODERS)
+COMPRESSIONS = ("squeeze_excite", "squeeze_excite_wide")
 STORES = ("raw", "fused")
+CONDITIONS = ("full", "cognitive")
 
 
 @dataclasses.dataclass
@@ -17,8 +21,17 @@ class MemoryVLAConfig:
     """Everything that shapes the network; plain data, stored in ``policy.json``.
 
     Attributes:
-      trunk: ``"conv"`` (camera images) or ``"entities"`` (state observation).
-      width: D, width of perceptual and cognitive tokens.
+      trunk: ``"conv"`` (camera images), ``"entities"`` (state observation), or an image
+        encoder of `embodied.nn.encoders`.
+      encoder: Options of that encoder.
+      compress: How its visual tokens are brought to D channels: ``"squeeze_excite"``
+        (published) or ``"squeeze_excite_wide"`` (successor).
+      token_grid: Side of the map of perceptual tokens of a view, averaged from the encoder's;
+        0 keeps its own (published).
+      grounding: Half of a token's channels say which colour stands out in its patch and where
+        in the world that is. False leaves all of them to the encoder (published).
+      width: D, width of perceptual tokens, and of the cognitive one unless it has its own.
+      cognitive_width: Width of the cognitive token; 0 for D.
       channels: Channels of the convolutional stem after its first and second layer.
       blocks: Residual blocks of the stem at token resolution.
       readout_queries: Queries of each token readout.
@@ -26,7 +39,12 @@ class MemoryVLAConfig:
       memory: Name in ``embodied.memory.MEMORIES``; ``"none"`` is the memoryless twin.
       memory_config: Options of that memory.
       fusion: ``"gate"`` (learned, elementwise) or ``"add"`` (mean of present and memory).
+      gate_weighs: What the gate's value weighs: ``"present"`` (published code) or
+        ``"memory"`` (paper). The same functions, other readings and weights.
       store: Store the ``"raw"`` tokens of the present or the ``"fused"`` ones.
+      condition: What the action expert is conditioned on: ``"full"``: the cognitive token, a
+        readout of the perceptual ones, instruction and arm, and where perceptual tokens are;
+        or the fused ``"cognitive"`` token alone (published).
       horizon: K, actions in a chunk.
       head: The diffusion action expert.
       goal_loss: Weight of the hindsight goal loss: predict where the hand will be at its
@@ -37,7 +55,12 @@ class MemoryVLAConfig:
     """
 
     trunk: str = "conv"
+    encoder: dict[str, Any] = dataclasses.field(default_factory=dict)
+    compress: str = "squeeze_excite"
+    token_grid: int = 0
+    grounding: bool = True
     width: int = 96
+    cognitive_width: int = 0
     channels: list[int] = dataclasses.field(default_factory=lambda: [32, 64])
     blocks: int = 1
     readout_queries: int = 8
@@ -47,7 +70,9 @@ class MemoryVLAConfig:
     memory: str = "perceptual_cognitive"
     memory_config: dict[str, Any] = dataclasses.field(default_factory=dict)
     fusion: str = "gate"
+    gate_weighs: str = "present"
     store: str = "raw"
+    condition: str = "full"
     horizon: int = 8
     head: ActionHeadConfig = dataclasses.field(default_factory=ActionHeadConfig)
     goal_loss: float = 1.0
@@ -56,8 +81,19 @@ class MemoryVLAConfig:
     def __post_init__(self) -> None:
         if self.trunk not in TRUNKS:
             raise unknown_name("trunk", self.trunk, TRUNKS)
-        if self.store not in STORES:
-            raise unknown_name("store", self.store, STORES)
+        if self.encoder and self.trunk not in ENCODERS:
+            raise ConfigError(
+                f"policy.config.encoder is for the trunks {', '.join(ENCODERS)}; "
+                f"trunk={self.trunk} has no encoder"
+            )
+        for name, known in {
+            "compress": COMPRESSIONS,
+            "store": STORES,
+            "condition": CONDITIONS,
+            "gate_weighs": DIRECTIONS,
+        }.items():
+            if getattr(self, name) not in known:
+                raise unknown_name(name, getattr(self, name), known)
         if self.width < 16 or self.width % 16:
             raise ConfigError(
                 "width must be a multiple of 16 (half of it is normalised in groups of 8), got "
@@ -68,7 +104,7 @@ class MemoryVLAConfig:
                 "channels must be two sizes >= 1, the second a multiple of 8 (group norm), got "
                 f"{self.channels}"
             )
-        for name in ("blocks", "goal_loss", "goal_noise_m"):
+        for name in ("blocks", "goal_loss", "goal_noise_m", "token_grid", "cognitive_width"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be >= 0, got {getattr(self, name)}")
         for name in ("horizon", "readout_queries"):

@@ -13,7 +13,9 @@ A action size, R rows of the flattened batch that act.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,16 +29,24 @@ from embodied.core.types import Action, Observation, Segment, State, Streams, Wo
 from embodied.memory import build_memory
 from embodied.memory.timeline import looks_at_data
 from embodied.nn.action_head import build_action_head
+from embodied.nn.encoders.base import module_digest
 from embodied.nn.fusion import GateFusion
 from embodied.nn.goal import GoalHead, GoalMixture
 from embodied.nn.language import ByteInstructionEncoder
 from embodied.nn.normalize import ActionNormalizer, VectorNormalizer
 from embodied.nn.readout import TokenReadout
 from policies.memory_vla.config import MemoryVLAConfig
-from policies.memory_vla.model import TRUNKS, Perception
+from policies.memory_vla.model import (
+    CACHED,
+    IMAGE,
+    INSTRUCTION,
+    EncodedImageTrunk,
+    Perception,
+    build_trunk,
+)
 
 COGNITIVE = "cognitive"
-INSTRUCTION, HAND = "instruction_u8", "eef_pos_world_m"
+HAND = "eef_pos_world_m"
 GOAL_SCALE = 10.0
 """Goals are learnt in decimetres: distances that matter are between a tenth and a few."""
 FAR = 6.0
@@ -66,31 +76,50 @@ class MemoryVLA(Policy):
             raise SpecMismatch(
                 f"MemoryVLA needs the observations {missing}; offered: {sorted(offered)}"
             )
-        self.trunk = TRUNKS[config.trunk](config, offered)
-        self.instruction = ByteInstructionEncoder(width)
-        proprio_size = sum(int(np.prod(offered[key].shape)) for key in config.proprio)
-        self.proprio_norm = VectorNormalizer(proprio_size)
-        self.proprio = nn.Linear(proprio_size, width)
-        self.cognition = TokenReadout(width, width, width, config.readout_queries, 3)
+        self.trunk = build_trunk(config, offered)
+        mind, full = config.cognitive_width or width, config.condition == "full"
+        # What the trunk's own language model read, or the words themselves.
+        self.instruction: nn.Module | None = None
+        self.cognition: nn.Module
+        if reads := self.trunk.cognitive:
+            self.cognition = _as_wide(reads, mind)
+            if full or config.goal_loss:
+                self.instruction = nn.Linear(reads, width)
+        else:
+            self.instruction = ByteInstructionEncoder(width)
+            self.cognition = TokenReadout(width, width, mind, config.readout_queries, 3)
+        if config.proprio or not reads:
+            self.widen = _as_wide(width, mind)
+        if config.proprio:
+            proprio_size = sum(int(np.prod(offered[key].shape)) for key in config.proprio)
+            self.proprio_norm = VectorNormalizer(proprio_size)
+            self.proprio = nn.Linear(proprio_size, width)
         # A full history must hold the longest episode; bounded memories have their own size.
         whole = {"capacity": interface.max_ticks} if config.memory == "full_history" else {}
         streams = {name: (tokens, width) for name, tokens in self.trunk.streams.items()}
-        streams[COGNITIVE] = (1, width)
+        streams[COGNITIVE] = (1, mind)
         self.memory = build_memory(config.memory, streams, {**whole, **config.memory_config})
-        self.fuse = nn.ModuleDict({name: GateFusion(width, config.fusion) for name in streams})
-        self.place = nn.Linear(3, width)
-        self.readout = TokenReadout(width, width, width, config.readout_queries, 3)
+        self.fuse = nn.ModuleDict(
+            {
+                name: GateFusion(d, config.fusion, config.gate_weighs)
+                for name, (_, d) in streams.items()
+            }
+        )
+        condition = 2 * width if full else mind
+        if full:
+            self.place = nn.Linear(3, width)
+            self.readout = TokenReadout(width, mind, width, config.readout_queries, 3)
+            self.condition = nn.Linear(mind + 2 * width, condition)
         self.goal: GoalHead | None = None
         if config.goal_loss:
             self.goal = GoalHead(2 * width, width, width, width, self.trunk.REACH_M * GOAL_SCALE)
             self.tell_goal = nn.Sequential(
-                nn.Linear(6, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width)
+                nn.Linear(6, 2 * width), nn.SiLU(), nn.Linear(2 * width, condition)
             )
         self.register_buffer("goal_center", torch.zeros(3))
-        self.condition = nn.Linear(3 * width, 2 * width)
         self.action_norm = ActionNormalizer(interface.action_size)
         self.head = build_action_head(
-            config.head, interface.action_size, config.horizon, 2 * width, width
+            config.head, interface.action_size, config.horizon, condition, width
         )
         self.spec = self._spec()
 
@@ -181,21 +210,28 @@ class MemoryVLA(Policy):
         chunk = self.head.sample(noise, features["condition"], features["perceptual"])
         return Action(self.action_norm.denormalize(chunk))
 
-    def _perceive(self, obs: Observation) -> tuple[Perception, Tensor, Tensor]:
-        """Encodes the present: perception, cognitive token [B, 1, D], context [B, D].
+    def _perceive(self, obs: Observation) -> tuple[Perception, Tensor, Tensor | None]:
+        """Encodes the present: perception, cognitive token [B, 1, Z], context [B, D].
 
-        The context is the instruction and the arm's own state. Positions are in the unit of
-        goals, from their centre.
+        The context is the instruction and the arm's own state; None where nothing asks for it.
+        Positions are in the unit of goals, from their centre.
         """
         seen = self.trunk(obs)
         places = (seen.positions - self.goal_center) * GOAL_SCALE
         seen.positions = places.clamp(-FAR, FAR)
-        context = self.instruction(obs[INSTRUCTION])
+        arm: Tensor | float = 0.0
         if self.config.proprio:
             parts = [obs[key].flatten(1) for key in self.config.proprio]
-            context = context + self.proprio(self.proprio_norm(torch.cat(parts, dim=-1)))
-        cognitive = self.cognition(seen.tokens, seen.positions * UNIT, context, seen.mask)
-        cognitive = cognitive + context
+            arm = self.proprio(self.proprio_norm(torch.cat(parts, dim=-1)))
+        heard = obs[INSTRUCTION] if seen.cognitive is None else seen.cognitive
+        context = None if self.instruction is None else self.instruction(heard) + arm
+        if seen.cognitive is None:
+            cognitive = self.cognition(seen.tokens, seen.positions * UNIT, context, seen.mask)
+            cognitive = cognitive + self.widen(context)
+        else:
+            cognitive = self.cognition(seen.cognitive)
+            if self.config.proprio:
+                cognitive = cognitive + self.widen(arm)
         return seen, cognitive[:, None], context
 
     def _streams(self, tokens: Tensor, cognitive: Tensor) -> Streams:
@@ -208,18 +244,21 @@ class MemoryVLA(Policy):
         return {name: self.fuse[name](query[name], value[name]) for name in query}
 
     def _decide(
-        self, seen: Perception, value: Streams, fused: Streams, context: Tensor
+        self, seen: Perception, value: Streams, fused: Streams, context: Tensor | None
     ) -> tuple[dict[str, Tensor], GoalMixture | None]:
         """Reads the fused tokens out into the conditions of the action expert, and goals."""
         cognitive = fused[COGNITIVE][:, 0]
         perceptual = torch.cat([fused[name] for name in self.trunk.streams], dim=1)
-        positions = seen.positions * UNIT
-        summary = self.readout(perceptual, positions, cognitive, seen.mask)
-        placed = perceptual + self.place(positions)
-        features = {
-            "condition": self.condition(torch.cat([cognitive, summary, context], dim=-1)),
-            "perceptual": placed * seen.mask[..., None],
-        }
+        features = {"condition": cognitive, "perceptual": perceptual * seen.mask[..., None]}
+        if self.config.condition == "full":
+            positions = seen.positions * UNIT
+            summary = self.readout(perceptual, positions, cognitive, seen.mask)
+            told = torch.cat([cognitive, summary, context], dim=-1)
+            placed = perceptual + self.place(positions)
+            features = {
+                "condition": self.condition(told),
+                "perceptual": placed * seen.mask[..., None],
+            }
         if self.goal is None:
             return features, None
         # Where what is seen agrees with what memory returned for it, something was recognised.
@@ -235,6 +274,28 @@ class MemoryVLA(Policy):
         way = goal - (hand_pos_world_m - self.goal_center) * GOAL_SCALE
         told = torch.cat([goal * UNIT, way], dim=-1).to(condition.dtype)
         features["condition"] = condition + self.tell_goal(told)
+
+    # ---- what never learns ------------------------------------------------------------
+
+    def frozen_key(self) -> dict[str, Any]:
+        trunk = self.trunk
+        if not isinstance(trunk, EncodedImageTrunk) or not trunk.frozen:
+            return {}
+        return {
+            "encoder": self.config.trunk,
+            "options": dataclasses.asdict(trunk.encoder.options),
+            "token_grid": self.config.token_grid,
+            "cameras": {name: trunk.sizes[name] for name in trunk.names},
+            "weights": trunk.encoder.weights_sha or module_digest(trunk.encoder),
+        }
+
+    def frozen_inputs(self) -> list[str]:
+        assert isinstance(self.trunk, EncodedImageTrunk)
+        return [*(name + IMAGE for name in self.trunk.names), INSTRUCTION]
+
+    def encode_frozen(self, obs: Observation) -> dict[str, Tensor]:
+        assert isinstance(self.trunk, EncodedImageTrunk)
+        return {CACHED + name: value for name, value in self.trunk.encode(obs).items()}
 
     # ---- learning -------------------------------------------------------------------
 
@@ -253,7 +314,8 @@ class MemoryVLA(Policy):
         def at(rows: Tensor, tensor: Tensor) -> Tensor:
             return tensor.flatten(0, 1)[rows]
 
-        obs = {key: at(rows, segment.obs[key]) for key in self.spec.observations}
+        kept = [key for key in segment.obs if key.startswith(CACHED)]
+        obs = {key: at(rows, segment.obs[key]) for key in [*self.spec.observations, *kept]}
         seen, cognitive, context = self._perceive(obs)
 
         def grid(tensor: Tensor) -> Tensor:
@@ -276,7 +338,8 @@ class MemoryVLA(Policy):
         value = {name: at(acting, tensor) for name, tensor in values.items()}
         fused = self._fuse({name: at(acting, tensor) for name, tensor in items.items()}, value)
         seen = Perception(seen.tokens[keep], seen.positions[keep], seen.mask[keep])
-        features, goals = self._decide(seen, value, fused, context[keep])
+        context = None if context is None else context[keep]
+        features, goals = self._decide(seen, value, fused, context)
         counts = at(acting, acts)
         loss, metrics = torch.zeros((), device=counts.device), {}
         if goals is not None:
@@ -304,6 +367,11 @@ class MemoryVLA(Policy):
         loss = loss + action_loss
         metrics = {"loss": loss.detach(), "action_loss": action_loss.detach(), **metrics}
         return LossOutput(loss, metrics, state)
+
+
+def _as_wide(width: int, wanted: int) -> nn.Module:
+    """Returns a linear map to the wanted width, or nothing where it is that wide."""
+    return nn.Identity() if width == wanted else nn.Linear(width, wanted)
 
 
 def _parts(tokens: Tensor) -> Tensor:

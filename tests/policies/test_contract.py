@@ -45,8 +45,24 @@ def case(name: str, **options: object) -> PolicyCase:
     return PolicyCase(name, build, remembers=options.get("memory") != "none", extras=goals)
 
 
+TINY = {
+    "image_size": 32, "patch": 16, "width": 16, "heads": 2, "vision_depth": 1, "language_depth": 1,
+}  # fmt: skip
+
 CASES = [
     case("bank"),
+    case("bank-tiny", trunk="tiny", encoder=TINY),
+    case(
+        "bank-published",
+        trunk="tiny",
+        encoder=TINY,
+        grounding=False,
+        condition="cognitive",
+        goal_loss=0.0,
+        proprio=[],
+        cognitive_width=24,
+        store="fused",
+    ),
     case("bank-entities", trunk="entities"),
     case("bank-fused", store="fused"),
     case("gru", memory="gru"),

@@ -1,49 +1,45 @@
-"""The trunk of MemoryVLA's README is a trunk."""
+"""The encoder of MemoryVLA's README is one, and the README names every option."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
-import torch
 from torch import Tensor, nn
 
-from embodied.core.specs import ArraySpec
-from embodied.core.types import Observation
-from embodied.nn.vision import meet_plane, token_pixels
+from embodied.nn.encoders import ENCODERS
+from embodied.nn.encoders.base import Encoder, EncoderOptions
 from policies.memory_vla import config, policy
 from policies.memory_vla.config import MemoryVLAConfig
-from policies.memory_vla.model import Perception
 from tests.policies.test_memory_vla import IMAGES, make, make_segment
 
 README = Path(policy.__file__).with_name("README.md")
 
 
-def test_the_trunk_of_the_readme_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoder_of_the_readme_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    names = {
-        "torch": torch, "Tensor": Tensor, "nn": nn, "ArraySpec": ArraySpec,
-        "Observation": Observation, "meet_plane": meet_plane, "token_pixels": token_pixels,
-        "MemoryVLAConfig": MemoryVLAConfig, "Perception": Perception,
-    }  # fmt: skip
-    exec(code, names)
+    module = types.ModuleType("readme_encoder")
+    module.__dict__.update(
+        Tensor=Tensor, nn=nn, Encoder=Encoder, EncoderOptions=EncoderOptions,
+        dataclasses=dataclasses,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(code, module.__dict__)
     monkeypatch.setattr(config, "TRUNKS", (*config.TRUNKS, "patch"))
-    monkeypatch.setitem(policy.TRUNKS, "patch", names["PatchTrunk"])
-    made = make(IMAGES, trunk="patch")
+    monkeypatch.setitem(ENCODERS, "patch", "readme_encoder:PatchEncoder")
+    made = make(IMAGES, trunk="patch", encoder={"image_size": 32, "patch": 16})
     segment = make_segment(made)
     out = made.loss(segment, made.initial_state(len(segment.valid)))
     out.loss.backward()
-    assert made.trunk.patch.weight.grad.abs().sum() > 0
-    assert made.spec.observations.keys() == {
-        "front_image_u8", "front_intrinsics", "front_cam_to_world", "eef_pos_world_m",
-        "gripper_opening", "instruction_u8",
-    }  # fmt: skip
+    assert made.trunk.streams == {"perceptual": 8}
+    assert made.trunk.compress.expand.weight.grad.abs().sum() > 0
 
 
 def test_the_readme_names_every_option() -> None:
-    import dataclasses
-
     text = README.read_text()
     for field in dataclasses.fields(MemoryVLAConfig):
         assert f"`{field.name}`" in text or f"`{field.name}." in text or field.name in (

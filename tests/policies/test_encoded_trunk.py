@@ -1,0 +1,88 @@
+"""MemoryVLA behind an image encoder: streams, grounding, the published condition, refusals."""
+
+import pytest
+import torch
+
+from embodied.core.errors import ConfigError, SpecMismatch
+from tests.policies.test_memory_vla import IMAGES, make, make_segment
+
+ENCODER = {"image_size": 32, "patch": 8, "width": 32, "heads": 2, "vision_depth": 1,
+           "language_depth": 1}  # fmt: skip
+PUBLISHED = {
+    "grounding": False, "condition": "cognitive", "goal_loss": 0.0, "proprio": [],
+    "cognitive_width": 48, "store": "fused", "gate_weighs": "memory",
+    "head": {"kind": "ddim", "temperature": 1.0, "guidance": 1.5, "condition_dropout": 0.1},
+}  # fmt: skip
+
+
+def tiny(observations=IMAGES, **options):
+    from embodied.config import from_plain
+    from embodied.nn.action_head import ActionHeadConfig
+
+    if "head" in options:
+        options["head"] = from_plain(ActionHeadConfig, options["head"])
+    encoder = {**ENCODER, **options.pop("encoder", {})}
+    return make(observations, trunk="tiny", encoder=encoder, **options)
+
+
+def test_all_cameras_share_one_stream_and_one_compressor():
+    policy = tiny()
+    assert policy.trunk.streams == {"perceptual": 32}
+    assert policy.initial_state(2)["perceptual.tokens"].shape[2:] == (32, 32)
+    names = [n for n, _ in policy.named_parameters() if "compress" in n]
+    assert len(names) == 6
+
+
+@pytest.mark.parametrize("options", [{}, PUBLISHED, {"compress": "squeeze_excite_wide"}], ids=str)
+def test_loss_reaches_every_parameter(options):
+    policy = tiny(**options)
+    segment = make_segment(policy)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    out = policy.loss(segment, policy.initial_state(3), torch.Generator().manual_seed(0))
+    out.loss.backward()
+    assert torch.isfinite(out.loss)
+    dead = [n for n, p in policy.named_parameters() if p.grad is None or not p.grad.any()]
+    assert dead == []
+
+
+def test_the_published_condition_is_the_fused_cognitive_token_alone():
+    policy = tiny(**PUBLISHED)
+    names = {name.split(".")[0] for name, _ in policy.named_parameters()}
+    assert names == {"trunk", "cognition", "memory", "fuse", "head"}
+    assert policy.head.dit.embed_condition.in_features == 48
+    assert policy.head.null.shape == (48,)
+    assert policy.trunk.compress.project.out_features == 32  # all channels are the encoder's
+
+
+def test_token_grid_averages_the_encoders_map():
+    policy = tiny(token_grid=2)
+    assert policy.trunk.streams == {"perceptual": 8}
+    policy.loss(make_segment(policy), policy.initial_state(3)).loss.backward()
+    with pytest.raises(ConfigError, match="token_grid=3 must divide the encoder's 4x4 tokens"):
+        tiny(token_grid=3)
+
+
+def test_pictures_of_another_size_are_refused_unless_asked_for():
+    with pytest.raises(SpecMismatch, match=r"front_image_u8 is 32 px wide, the encoder takes 64"):
+        tiny(encoder={"image_size": 64})
+    policy = tiny(encoder={"image_size": 64, "resize": True})
+    assert policy.trunk.streams == {"perceptual": 128}
+    policy.loss(make_segment(policy), policy.initial_state(3)).loss.backward()
+    with pytest.raises(SpecMismatch, match="can't be cut into 5x5 patches"):
+        tiny(encoder={"image_size": 40, "resize": True})
+
+
+def test_trunks_without_an_encoder_refuse_its_options():
+    with pytest.raises(ConfigError, match=r"trunk=conv has no encoder"):
+        make(encoder={"width": 3})
+    with pytest.raises(SpecMismatch, match="the tiny trunk needs camera images"):
+        tiny({k: v for k, v in IMAGES.items() if "image" not in k})
+
+
+def test_a_frozen_encoder_gets_no_gradient():
+    policy = tiny(encoder={"learn": "frozen"})
+    policy.loss(make_segment(policy), policy.initial_state(3)).loss.backward()
+    learnt = [n for n, p in policy.named_parameters() if p.grad is not None]
+    assert learnt and not any(name.startswith("trunk.encoder") for name in learnt)
