@@ -52,8 +52,8 @@ def run(options: Options) -> None:
 
 def check_names(config: TrainConfig) -> None:
     """Refuses unknown tasks, levels, policies, memories and their options."""
-    for task in config.task:
-        registry.task_info(task).knobs(config.level)
+    for task, level in zip(config.task, config.task_levels(), strict=True):
+        registry.task_info(task).knobs(level)
     from embodied.memory import memory_config
 
     memory_config(config.memory.name, config.memory.config)
@@ -70,7 +70,8 @@ def check_names(config: TrainConfig) -> None:
 def default_run(config: TrainConfig) -> str:
     """Returns ``runs/<task>-<level>-<observation>-<memory>-s<seed>``."""
     task = config.task[0] if len(config.task) == 1 else f"{len(config.task)}tasks"
-    parts = (task, config.level, config.observation, config.memory.name, f"s{config.seed}")
+    level = "-".join(dict.fromkeys(config.task_levels()))
+    parts = (task, level, config.observation, config.memory.name, f"s{config.seed}")
     return "runs/" + "-".join(parts)
 
 

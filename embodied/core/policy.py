@@ -109,6 +109,27 @@ class Policy(nn.Module, abc.ABC):
         """
         return {}
 
+    def frozen_key(self) -> dict[str, Any]:
+        """Returns what the outputs of frozen parts depend on beside observations.
+
+        Plain data that names weights by their hash; empty for a policy without frozen parts,
+        as by default. Where it is not, `frozen_inputs` and `encode_frozen` are implemented.
+        """
+        return {}
+
+    def frozen_inputs(self) -> list[str]:
+        """Returns the observation keys that frozen parts read."""
+        return []
+
+    def encode_frozen(self, obs: Observation) -> dict[str, Tensor]:
+        """Runs the frozen parts on the observations of one tick of each row, [B, ...].
+
+        Returns:
+          Name -> [B, ...]. `loss` takes them from ``segment.obs`` under these names instead of
+          running the frozen parts.
+        """
+        return {}
+
     def loss(
         self, segment: Segment, state: State, generator: torch.Generator | None = None
     ) -> LossOutput:

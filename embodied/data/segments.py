@@ -1,6 +1,6 @@
-"""Batches of whole episodes for imitation learning.
+"""Batches of episodes for imitation learning.
 
-Order is a pure function of (seed, step), so resuming needs the step only. Pictures stay uint8
+Order is a pure function of (seed, stage, step), so resuming needs these only. Pictures stay uint8
 until the policy. Everything is kept in memory when it fits; otherwise episodes are read from
 the shards, the next batch while the current one is being learnt from.
 """
@@ -8,26 +8,30 @@ the shards, the next batch while the current one is being learnt from.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from embodied.core import rng, ticks
-from embodied.core.errors import ConfigError, DataError
+from embodied.core.errors import ConfigError, DataError, unknown_name
 from embodied.core.specs import ArraySpec, Interface
 from embodied.core.task import EnvConfig
 from embodied.core.types import Segment
 from embodied.data.goals import hindsight_goals
 from embodied.data.normalization import Statistics, statistics
+from embodied.data.orders import ORDERS, Piece, build_order
 from embodied.data.reader import EpisodeStore, check_same_kind
 from embodied.data.record import INSTRUCTION
-from embodied.data.sampling import EpisodeSampler
 
 _GOAL_INPUTS = ("expert_action", "held", "gate", "phase", "eef_pos_world_m")
+
+
+FeatureReader = Callable[[int], np.ndarray]
+"""Episode of a store -> array [observation ticks, ...]."""
 
 
 @dataclasses.dataclass
@@ -37,10 +41,13 @@ class SegmentConfig:
     Attributes:
       batch_episodes: B.
       seed: Seed of the order.
-      weights: Sampling weight of each dataset; empty for equal weights.
+      stages: For each stage of a curriculum the sampling weight of each dataset; empty for one
+        stage of equal weights.
+      order: ``"segments"``, ``"group"`` or ``"stream"``; see `embodied.data.orders`.
+      ticks: Observation ticks of a row: the longest segment (0 for whole episodes; longer ones
+        give a random window), those of a group, or those of a stream's step.
       split: ``"train"``, ``"validation"`` or ``"all"``; by episode seed.
       validation_fraction: Share of the episodes that the train split leaves out.
-      max_ticks: Longest segment; longer episodes give a random window. None for whole episodes.
       cache: ``"auto"`` keeps everything in memory when it takes at most half of what is free;
         ``"always"`` and ``"never"`` decide by hand.
       verify: Compare every shard with its sha256 when opening.
@@ -50,10 +57,11 @@ class SegmentConfig:
 
     batch_episodes: int = 8
     seed: int = 0
-    weights: list[float] = dataclasses.field(default_factory=list)
+    stages: list[list[float]] = dataclasses.field(default_factory=list)
+    order: str = "segments"
+    ticks: int = 0
     split: str = "all"
     validation_fraction: float = 0.0
-    max_ticks: int | None = None
     cache: str = "auto"
     verify: bool = True
     privileged: bool = False
@@ -65,8 +73,14 @@ class SegmentConfig:
             raise ConfigError(f"cache must be auto, always or never, got {self.cache!r}")
         if not 0 <= self.validation_fraction < 1:
             raise ConfigError(f"validation_fraction lies in [0, 1), got {self.validation_fraction}")
-        if self.max_ticks is not None and self.max_ticks < 1:
-            raise ConfigError(f"max_ticks must be at least 1, got {self.max_ticks}")
+        if self.order not in ORDERS:
+            raise unknown_name("order of the data", self.order, ORDERS)
+        least = 0 if self.order == "segments" else 2
+        if self.ticks < least:
+            raise ConfigError(
+                f"ticks must be >= {least} for order={self.order}, got {self.ticks}"
+                + (" (published: 16 for a group, 32 for a stream)" if least else "")
+            )
 
 
 class SegmentDataset:
@@ -78,8 +92,7 @@ class SegmentDataset:
 
     Attributes:
       interface: What a policy for this data is built for.
-      tasks: Task of each dataset, without repeats, in order.
-      level: Level of the first dataset (see `levels` when they differ).
+      tasks: Task of each dataset.
       levels: Level of each dataset.
       env: How the environments were made; knob overrides only where all datasets share them.
       label_horizon: Actions in a label chunk.
@@ -99,16 +112,20 @@ class SegmentDataset:
         check_same_kind(self.stores)
         self._members = [self._split(store) for store in self.stores]
         self._rows = [{index: row for row, index in enumerate(m)} for m in self._members]
-        self._sampler = EpisodeSampler(
-            [len(rows) for rows in self._members],
-            self.config.weights,
+        self._order = build_order(
+            self.config.order,
+            [
+                np.array([store.episodes[i].ticks for i in rows], np.int64)
+                for store, rows in zip(self.stores, self._members, strict=True)
+            ],
+            self.config.stages,
             self.config.batch_episodes,
+            self.config.ticks,
             self.config.seed,
         )
         settings = [store.manifest.settings for store in self.stores]
-        self.tasks: list[str] = list(dict.fromkeys(s["task"] for s in settings))
+        self.tasks: list[str] = [s["task"] for s in settings]
         self.levels: list[str] = [s["level"] for s in settings]
-        self.level = self.levels[0]
         env = dict(settings[0]["env"])
         if any(s["env"]["knobs"] != env["knobs"] for s in settings):
             env["knobs"] = {}
@@ -121,8 +138,9 @@ class SegmentDataset:
         self.interface = self._interface()
         self._keys = sorted(set(self.interface.observations) - {INSTRUCTION})
         self._cache = [self._load(i) for i in range(len(self.stores))] if self._fits() else None
+        self._features: dict[str, list[FeatureReader]] = {}
         self._thread: ThreadPoolExecutor | None = None
-        self._ahead: dict[int, Future[Segment]] = {}
+        self._ahead: dict[tuple[int, int], Future[Segment]] = {}
 
     def _split(self, store: EpisodeStore) -> list[int]:
         rows = range(len(store))
@@ -149,50 +167,42 @@ class SegmentDataset:
 
     # ------------------------------------------------------------ batches
 
-    def batch_indices(self, step: int) -> list[tuple[int, int]]:
-        """Returns ``(dataset, episode)`` for each row of batch `step`; a pure function."""
-        return [(d, self._members[d][i]) for d, i in self._sampler.batch_indices(step)]
+    def pieces(self, step: int, stage: int = 0) -> list[list[Piece]]:
+        """Returns which ticks each row of batch `step` holds; a pure function.
 
-    def batch(self, step: int) -> Segment:
-        """Returns batch number `step` as torch tensors; T is its longest segment.
+        Episodes are positions in the dataset's `EpisodeStore`.
+        """
+        return [
+            [dataclasses.replace(p, episode=self._members[p.dataset][p.episode]) for p in row]
+            for row in self._order.rows(step, stage)
+        ]
+
+    def batch(self, step: int, stage: int = 0) -> Segment:
+        """Returns batch number `step` of a stage as torch tensors; T is its longest row.
 
         ``extras`` holds ``goal_pos_world_m`` float32 [B, T, 3], ``goal_valid`` bool [B, T] and
         ``dataset_index`` int64 [B, T] (position in `paths`).
         """
         if self._cache is not None:
-            return self._build(step)
+            return self._build(step, stage)
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "segments")
-        ready = self._ahead.pop(step, None) or self._thread.submit(self._build, step)
-        self._ahead = {step + 1: self._thread.submit(self._build, step + 1)}
+        now, following = (step, stage), (step + 1, stage)
+        ready = self._ahead.pop(now, None) or self._thread.submit(self._build, *now)
+        self._ahead = {following: self._thread.submit(self._build, *following)}
         return ready.result()
 
-    def _build(self, step: int) -> Segment:
-        indices = self.batch_indices(step)
-        rows = [self._window(self._episode(*index), step, b) for b, index in enumerate(indices)]
+    def _build(self, step: int, stage: int) -> Segment:
+        rows = [self._row(pieces) for pieces in self.pieces(step, stage)]
         longest = max(len(row["time_s"]) for row in rows)
-        arrays = {
-            key: _pad([row[key] for row in rows], longest)
-            for key in rows[0]
-            if key not in (INSTRUCTION,)
-        }
+        arrays = {key: _pad([row[key] for row in rows], longest) for key in rows[0]}
         valid = np.zeros((len(rows), longest), bool)
         for b, row in enumerate(rows):
             valid[b, : len(row["time_s"])] = True
-        arrays["extras/dataset_index"] = np.repeat(
-            np.array([[d] for d, _ in indices], np.int64), longest, axis=1
-        )
-        if self.config.privileged:
-            cues = [[self.stores[d].episodes[i].cue] for d, i in indices]
-            arrays["extras/privileged_cue"] = np.repeat(np.array(cues, np.int64), longest, axis=1)
         tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
-        obs = {key: tensors[f"obs/{key}"] for key in self._keys}
-        if INSTRUCTION in self.interface.observations:
-            texts = torch.from_numpy(np.stack([row[INSTRUCTION] for row in rows]))
-            obs[INSTRUCTION] = texts[:, None].expand(-1, longest, -1)
-        prefix = "extras/"
+        seen, prefix = "obs/", "extras/"
         return Segment(
-            obs=obs,
+            obs={k.removeprefix(seen): v for k, v in tensors.items() if k.startswith(seen)},
             time_s=tensors["time_s"],
             is_first=tensors["is_first"],
             valid=torch.from_numpy(valid),
@@ -202,16 +212,40 @@ class SegmentDataset:
             extras={k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)},
         )
 
-    def _window(self, episode: dict[str, np.ndarray], step: int, row: int) -> dict[str, Any]:
-        length, limit = len(episode["time_s"]), self.config.max_ticks
-        if limit is None or length <= limit:
-            return episode
-        draw = rng.derive(self.config.seed, "window", step, row)
-        start = int(draw.integers(length - limit + 1))
-        return {
-            key: array if key == INSTRUCTION else array[start : start + limit]
-            for key, array in episode.items()
-        }
+    def _row(self, pieces: list[Piece]) -> dict[str, np.ndarray]:
+        """Puts the ticks of a row one behind the other."""
+        parts = [self._ticks(piece) for piece in pieces]
+        if len(parts) == 1:
+            return parts[0]
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    def _ticks(self, piece: Piece) -> dict[str, np.ndarray]:
+        """Returns the ticks of one piece, each array with the ticks first."""
+        episode = self._episode(piece.dataset, piece.episode)
+        out = {key: array[piece.ticks] for key, array in episode.items() if key != INSTRUCTION}
+        count = len(out["time_s"])
+        if self.config.order == "group":
+            # A group stands for an episode of its own, wherever in it its first tick lies.
+            out["is_first"] = np.arange(count) == 0
+        if INSTRUCTION in self.interface.observations:
+            text = episode[INSTRUCTION]
+            out[f"obs/{INSTRUCTION}"] = np.broadcast_to(text, (count, *text.shape))
+        for name, values in self._features.items():
+            out[f"obs/{name}"] = values[piece.dataset](piece.episode)[piece.ticks]
+        out["extras/dataset_index"] = np.full(count, piece.dataset, np.int64)
+        if self.config.privileged:
+            cue = self.stores[piece.dataset].episodes[piece.episode].cue
+            out["extras/privileged_cue"] = np.full(count, cue, np.int64)
+        return out
+
+    def attach(self, name: str, readers: list[FeatureReader]) -> None:
+        """Gives every batch one more observation `name`, worked out before.
+
+        Args:
+          name: Observation key.
+          readers: For each dataset, episode of its store -> array [ticks, ...].
+        """
+        self._features[name] = readers
 
     # ------------------------------------------------------------ episodes
 

@@ -39,11 +39,12 @@ class PolicyMeta:
       config: The policy's configuration as plain data.
       interface: What the policy was built for.
       tasks: Task names it was trained on.
-      level: Level it was trained on.
+      level: Level it was trained on; of the first task, where they differ.
       env: The environment configuration of its data as plain data.
       train: How it was trained: seeds of the data, training seed, steps, options.
       package_version: Version that wrote it.
       format_version: Version of this file format.
+      levels: Level of each task, where they differ; else empty.
     """
 
     policy: str
@@ -56,6 +57,12 @@ class PolicyMeta:
     train: dict[str, Any]
     package_version: str
     format_version: int = FORMAT_VERSION
+    levels: list[str] = dataclasses.field(default_factory=list)
+
+    def trained_on(self) -> list[tuple[str, str]]:
+        """Returns the tasks with their levels, without repeats."""
+        levels = self.levels or [self.level] * len(self.tasks)
+        return list(dict.fromkeys(zip(self.tasks, levels, strict=True)))
 
 
 @dataclasses.dataclass

@@ -52,15 +52,45 @@ class Component:
 
 
 @dataclasses.dataclass
+class Stage:
+    """A part of a curriculum.
+
+    Attributes:
+      steps: Optimiser steps, at most; the last stage takes all that are left.
+      weights: Sampling weight of each dataset; empty for equal weights.
+      until: Success on validation seeds, of every dataset with a weight, at which the next
+        stage begins early; 0 for never. Needs `eval_every`.
+    """
+
+    steps: int
+    weights: list[float] = dataclasses.field(default_factory=list)
+    until: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 <= self.until <= 1:
+            raise ConfigError(
+                f"a stage has steps >= 1 and until within 0..1, got {self.steps}, {self.until}"
+            )
+
+
+@dataclasses.dataclass
 class TrainConfig:
     """One imitation run; written to ``config.yaml`` in the run directory.
 
     Attributes:
       task: Task names; several train one multi-task policy.
       level: Level of the tasks.
+      levels: Level of each task, where they differ; a task may stand there once a level.
       observation: ``"rgb"``, ``"rgbd"`` or ``"state"``; names the default datasets.
       data: Dataset directories, one a task; empty for ``data/<task>-<level>-<observation>``.
       data_weights: Sampling weight of each dataset; empty for equal weights.
+      stages: A curriculum instead of `data_weights`; recorded with the run.
+      order: ``"segments"`` (whole episodes), ``"group"`` (ticks drawn from an episode) or
+        ``"stream"`` (memory goes on from batch to batch); see `embodied.data.orders`.
+      order_ticks: Observation ticks of a row: of a group or a stream's step, or at most of a
+        segment (0: whole episodes).
+      features: Directory of kept outputs of a policy's frozen parts; empty encodes every tick
+        anew.
       policy: The policy and its options.
       memory: The memory and its options; ``none`` gives the memoryless twin.
       seed: Seeds weights, data order and training noise.
@@ -79,9 +109,14 @@ class TrainConfig:
 
     task: list[str]
     level: str = "easy"
+    levels: list[str] = dataclasses.field(default_factory=list)
     observation: str = "rgb"
     data: list[str] = dataclasses.field(default_factory=list)
     data_weights: list[float] = dataclasses.field(default_factory=list)
+    stages: list[Stage] = dataclasses.field(default_factory=list)
+    order: str = "segments"
+    order_ticks: int = 0
+    features: str = "cache/features"
     policy: Component = dataclasses.field(default_factory=lambda: Component("memory_vla"))
     memory: Component = dataclasses.field(default_factory=lambda: Component("perceptual_cognitive"))
     seed: int = 0
@@ -100,6 +135,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.task:
             raise ConfigError("task is empty: name at least one, for example task=remember_color")
+        if self.levels and len(self.levels) != len(self.task):
+            raise ConfigError(
+                f"{len(self.task)} tasks need as many levels, got {self.levels}; or give level="
+            )
+        self._check_stages()
         if self.data and len(self.data) != len(self.task):
             raise ConfigError(
                 f"{len(self.task)} tasks need as many data directories, got {self.data}"
@@ -112,7 +152,29 @@ class TrainConfig:
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ConfigError(f"precision must be auto, fp32 or bf16, got {self.precision!r}")
 
+    def _check_stages(self) -> None:
+        if self.stages and self.data_weights:
+            raise ConfigError("stages have their own weights; leave out data_weights")
+        if any(stage.until for stage in self.stages[:-1]) and not self.eval_every:
+            raise ConfigError(
+                "a stage with until= is ended by success on validation seeds; set eval_every="
+            )
+        planned = sum(stage.steps for stage in self.stages[:-1])
+        if planned >= self.steps and self.stages:
+            raise ConfigError(
+                f"the stages before the last take {planned} steps of steps={self.steps}, so that "
+                "the last would never begin; raise steps"
+            )
+
+    def task_levels(self) -> list[str]:
+        """Returns the level of each task."""
+        return self.levels or [self.level] * len(self.task)
+
+    def stage_weights(self) -> list[list[float]]:
+        """Returns the sampling weights of each stage."""
+        return [stage.weights for stage in self.stages] or [self.data_weights]
+
     def datasets(self) -> list[str]:
         """Returns the dataset directory of each task."""
-        default = [f"data/{task}-{self.level}-{self.observation}" for task in self.task]
-        return self.data or default
+        settings = zip(self.task, self.task_levels(), strict=True)
+        return self.data or [f"data/{task}-{level}-{self.observation}" for task, level in settings]

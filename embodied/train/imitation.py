@@ -1,6 +1,6 @@
 """The imitation trainer: one readable loop for every policy.
 
-Data order, noise and learning rate are functions of (seed, step), so a resumed run equals an
+Data order, noise and learning rate are functions of (seed, stage, step), so a resumed run equals an
 uninterrupted one bit for bit on a CPU. The deployed weights are the averaged ones of the last
 step: that is the checkpoint rule, fixed before any evaluation.
 """
@@ -8,6 +8,7 @@ step: that is the checkpoint rule, fixed before any evaluation.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -23,10 +24,13 @@ from embodied.core.errors import CheckpointError, ConfigError, SpecMismatch
 from embodied.core.files import TEMPORARY_PREFIX
 from embodied.core.policy import Policy
 from embodied.core.task import EnvConfig
+from embodied.core.types import State
+from embodied.data.features import attach_features
 from embodied.data.segments import SegmentConfig, SegmentDataset
 from embodied.device import torch_device
 from embodied.train import checkpoint
 from embodied.train.config import TrainConfig
+from embodied.train.curriculum import Curriculum, validation_name
 from embodied.train.logger import MetricsLogger
 from embodied.train.optim import (
     Ema,
@@ -63,7 +67,13 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
     # Data, policy, optimiser.
     dataset = SegmentDataset(
         config.datasets(),
-        SegmentConfig(config.batch_episodes, config.seed, weights=config.data_weights),
+        SegmentConfig(
+            config.batch_episodes,
+            config.seed,
+            stages=config.stage_weights(),
+            order=config.order,
+            ticks=config.order_ticks,
+        ),
     )
     _check_dataset(config, dataset)
     policy = _build(config, dataset).to(device)
@@ -72,13 +82,16 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
     meta = _describe(config, policy, dataset)
 
     # Where to start.
-    start = 0
+    start, curriculum = 0, Curriculum(config)
+    memory: State | None = None  # goes on from batch to batch in a stream
     ema = Ema(policy, config.optim.ema)
     since_log: dict[str, torch.Tensor] = {}
     validate = _validator(config, dataset) if config.eval_every else None
     found = checkpoint.checkpoints(run) if resume else []
     if found:
-        start, since_log = _restore(found[-1], policy, optimizer, ema, noise, device)
+        start, since_log, kept = _restore(found[-1], policy, optimizer, ema, noise, device)
+        curriculum = Curriculum(config, kept.stage_starts)
+        memory = kept.memory
     elif config.init:
         for line in checkpoint.initialise_from(policy, config.init):
             tqdm.write(f"init: {line}")
@@ -86,6 +99,8 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
 
     # Nothing is written before everything that can be refused was looked at.
     _make_run_directory(run, config)
+    if config.features:
+        attach_features(policy, dataset, config.features)
     logger = MetricsLogger(run, start)
     amp = _autocast(config.precision, device)
     final = found[-1] if found else run
@@ -95,10 +110,14 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
             rate = learning_rate(config.optim, step, config.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            segment = dataset.batch(step).map(lambda x: x.to(device, non_blocking=True))
+            segment = dataset.batch(step, curriculum.at(step))
+            segment = segment.map(lambda x: x.to(device, non_blocking=True))
             policy.train()
+            if memory is None or config.order != "stream":
+                memory = policy.initial_state(config.batch_episodes)
             with amp():
-                out = policy.loss(segment, policy.initial_state(config.batch_episodes), noise)
+                out = policy.loss(segment, memory, noise)
+            memory = {name: tensor.detach() for name, tensor in out.state.items()}
             optimizer.zero_grad(set_to_none=True)
             out.loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.optim.clip_norm)
@@ -125,10 +144,14 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
                 )
                 bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
             bar.update()
-            if done % config.checkpoint_every == 0 or last:
-                final = _save(run, done, meta, policy, optimizer, ema, noise, since_log)
             if validate and (done % config.eval_every == 0 or done == config.steps):
-                logger.log(step, validate(policy, ema))
+                values = validate(policy, ema)
+                logger.log(step, values)
+                curriculum.validated(done, values)
+            if done % config.checkpoint_every == 0 or last:
+                meta.train["stage_starts"] = curriculum.starts
+                kept = Kept(curriculum.starts, memory if config.order == "stream" else None)
+                final = _save(run, done, meta, policy, optimizer, ema, noise, since_log, kept)
             if last:
                 break
     logger.close()
@@ -176,10 +199,11 @@ def _make_run_directory(run: Path, config: TrainConfig) -> None:
 def _check_dataset(config: TrainConfig, dataset: SegmentDataset) -> None:
     """Refuses datasets that are not what the configuration names."""
     problems = []
-    for store, task in zip(dataset.stores, config.task, strict=True):
+    settings = zip(dataset.stores, config.task, config.task_levels(), strict=True)
+    for store, task, level in settings:
         there = store.manifest.settings
         held = (there["task"], there["level"], there["env"]["observation"])
-        asked = (task, config.level, config.observation)
+        asked = (task, level, config.observation)
         if held != asked:
             problems.append(f"{store.path} holds {' '.join(held)}, asked for is {' '.join(asked)}")
     if problems:
@@ -216,7 +240,8 @@ def _describe(
         config=to_plain(policy.config),
         interface=dataset.interface.to_json(),
         tasks=dataset.tasks,
-        level=dataset.level,
+        level=dataset.levels[0],
+        levels=dataset.levels if len(set(dataset.levels)) > 1 else [],
         env=to_plain(dataset.env),
         train={
             "seed": config.seed,
@@ -225,9 +250,23 @@ def _describe(
             "episodes": dataset.episodes,
             "data_seeds": dataset.seed_range,
             "init": config.init,
+            "order": config.order,
         },
         package_version=__version__,
     )
+
+
+@dataclasses.dataclass
+class Kept:
+    """What a run knows beside weights, optimiser and random states.
+
+    Attributes:
+      stage_starts: Steps at which the stages of its curriculum began.
+      memory: Memory that goes on in a stream; None in other orders.
+    """
+
+    stage_starts: list[int]
+    memory: State | None = None
 
 
 def _save(
@@ -239,6 +278,7 @@ def _save(
     ema: Ema,
     noise: torch.Generator,
     since_log: dict[str, torch.Tensor],
+    kept: Kept,
 ) -> Path:
     weights = {k: v.detach().clone().contiguous() for k, v in policy.state_dict().items()}
     return checkpoint.write_checkpoint(
@@ -254,8 +294,9 @@ def _save(
                 "noise": noise.get_state().clone(),
                 "global": torch.get_rng_state().clone(),
             },
+            **({} if kept.memory is None else {"memory": kept.memory}),
         },
-        {},
+        {"stage_starts": kept.stage_starts},
     )
 
 
@@ -266,7 +307,7 @@ def _restore(
     ema: Ema,
     noise: torch.Generator,
     device: torch.device,
-) -> tuple[int, dict[str, torch.Tensor]]:
+) -> tuple[int, dict[str, torch.Tensor], Kept]:
     checkpoint.refuse_version(checkpoint.read_meta(directory), policy.version)
     info, tensors = checkpoint.read_train_state(directory)
     missing = {"weights", "optimizer", "random", "log"} - tensors.keys()
@@ -286,7 +327,9 @@ def _restore(
     noise.set_state(tensors["random"]["noise"])
     torch.set_rng_state(tensors["random"]["global"])
     since_log = {name: value.to(device) for name, value in tensors["log"].items()}
-    return int(info["step"]), since_log
+    memory = tensors.get("memory")
+    memory = memory and {name: value.to(device) for name, value in memory.items()}
+    return int(info["step"]), since_log, Kept(info.get("stage_starts", [0]), memory)
 
 
 def _validator(
@@ -299,8 +342,10 @@ def _validator(
     seeds = list(range(VALIDATION_SEED_START, VALIDATION_SEED_START + config.eval_episodes))
     env: EnvConfig = dataset.env
     vectors = {
-        task: registry.make_vec(task, dataset.level, env, num_envs=min(10, config.eval_episodes))
-        for task in dataset.tasks
+        (task, level): registry.make_vec(
+            task, level, env, num_envs=min(10, config.eval_episodes), autoreset="disabled"
+        )
+        for task, level in zip(dataset.tasks, dataset.levels, strict=True)
     }
 
     def validate(policy: Policy, ema: Ema) -> dict[str, float]:
@@ -308,9 +353,10 @@ def _validator(
         policy.load_state_dict(ema.weights)
         policy.eval()
         values = {}
-        for task, vector in vectors.items():
+        for (task, level), vector in vectors.items():
             results = run_episodes(policy, vector, seeds, progress=False)
-            values[f"validation/{task}"] = sum(r.success for r in results) / len(results)
+            success = sum(r.success for r in results) / len(results)
+            values[validation_name(task, level)] = success
         policy.load_state_dict(own)
         return values
 

@@ -31,19 +31,16 @@ def equal(one: Segment, other: Segment) -> bool:
 
 def test_order_is_a_pure_function_of_seed_and_step(original, second):
     def make(**options):
-        config = SegmentConfig(4, seed=3, weights=[1.0, 3.0], **options)
+        config = SegmentConfig(4, seed=3, stages=[[1.0, 3.0]], **options)
         return SegmentDataset([original, second], config)
 
     forward, backward, uncached = make(), make(), make(cache="never")
-    expected = [forward.batch_indices(step) for step in range(40)]
-    assert [backward.batch_indices(s) for s in reversed(range(40))] == expected[::-1]
-    assert make().batch_indices(33) == expected[33]  # resuming
+    expected = [forward.pieces(step) for step in range(40)]
+    assert [backward.pieces(s) for s in reversed(range(40))] == expected[::-1]
+    assert make().pieces(33) == expected[33]  # resuming
     for step in (0, 1, 2, 17, 3):
         assert equal(forward.batch(step), uncached.batch(step))
-    assert (
-        SegmentDataset([original, second], SegmentConfig(4, seed=4)).batch_indices(0)
-        != (expected[0])
-    )
+    assert SegmentDataset([original, second], SegmentConfig(4, seed=4)).pieces(0) != (expected[0])
 
 
 def test_each_pass_shows_every_episode_once():
@@ -76,8 +73,8 @@ def test_segments_hold_the_episodes(original):
     batch, longest = segment.valid.shape
     assert batch == 5 and longest == int(segment.valid.sum(1).max())
     with EpisodeStore(original) as store:
-        for b, (_, index) in enumerate(dataset.batch_indices(2)):
-            episode = store.read(index)
+        for b, (piece,) in enumerate(dataset.pieces(2)):
+            episode = store.read(piece.episode)
             n = len(episode.obs["tick"])
             assert segment.valid[b].tolist() == [True] * n + [False] * (longest - n)
             assert segment.is_first[b].tolist() == [True] + [False] * (longest - 1)
@@ -91,7 +88,7 @@ def test_segments_hold_the_episodes(original):
             assert np.array_equal(segment.chunk_valid[b, :n], episode.label["chunk_valid"])
             assert not segment.chunk_valid[b, n:].any() and not segment.act_mask[b, n:].any()
             assert np.allclose(segment.time_s[b, :n], episode.obs["time_s"])
-            assert (segment.extras["privileged_cue"][b] == episode.meta.cue).all()
+            assert (segment.extras["privileged_cue"][b, :n] == episode.meta.cue).all()
     assert segment.time_s.dtype == torch.float32
     assert "privileged_cue" not in SegmentDataset(original).batch(0).extras
 
@@ -101,15 +98,16 @@ def test_interface_and_description(original, second):
     assert dataset.interface.observations["front_image_u8"].shape == (16, 16, 3)
     assert dataset.interface.action_size == 7
     assert dataset.interface.max_ticks >= dataset.batch(0).valid.shape[1]
-    assert dataset.tasks == ["fake"] and dataset.level == "easy" and dataset.env.image_size == 16
+    assert dataset.tasks == ["fake", "fake"] and dataset.levels == ["easy", "easy"]
+    assert dataset.env.image_size == 16
     assert dataset.seed_range == [0, 108]
     assert dataset.episodes == len(dataset.stores[0]) + len(dataset.stores[1])
 
 
 def test_windows_of_long_episodes(original):
     whole = SegmentDataset(original, SegmentConfig(6, seed=1))
-    cut = SegmentDataset(original, SegmentConfig(6, seed=1, max_ticks=3))
-    again = SegmentDataset(original, SegmentConfig(6, seed=1, max_ticks=3, cache="never"))
+    cut = SegmentDataset(original, SegmentConfig(6, seed=1, ticks=3))
+    again = SegmentDataset(original, SegmentConfig(6, seed=1, ticks=3, cache="never"))
     firsts = 0
     for step in range(6):
         segment, full = cut.batch(step), whole.batch(step)
@@ -128,7 +126,7 @@ def test_splits_are_disjoint_and_survive_extension(dataset):
         config = SegmentConfig(2, split=split, validation_fraction=0.3)
         data = SegmentDataset(dataset, config)
         store = data.stores[0]
-        return {store.episodes[i].seed for s in range(40) for _, i in data.batch_indices(s)}
+        return {store.episodes[p.episode].seed for s in range(40) for (p,) in data.pieces(s)}
 
     train, validation = seeds("train"), seeds("validation")
     assert train and validation and not train & validation and len(train | validation) == 11

@@ -51,9 +51,8 @@ def assert_equal(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
-def test_resumed_run_equals_uninterrupted(dataset, tmp_path, monkeypatch):
-    config = make_config(dataset)
-    whole = train(config, tmp_path / "whole")
+def train_cut_and_resumed(config, run, monkeypatch):
+    """Trains, dies after the first checkpoint, and carries on."""
 
     class Killed(Exception):
         pass
@@ -66,10 +65,15 @@ def test_resumed_run_equals_uninterrupted(dataset, tmp_path, monkeypatch):
 
     monkeypatch.setattr(imitation, "_save", save_then_die)
     with pytest.raises(Killed):
-        train(config, tmp_path / "cut")
+        train(config, run)
     monkeypatch.setattr(imitation, "_save", save)
-    resumed = train(config, tmp_path / "cut", resume=True)
+    return train(config, run, resume=True)
 
+
+def test_resumed_run_equals_uninterrupted(dataset, tmp_path, monkeypatch):
+    config = make_config(dataset)
+    whole = train(config, tmp_path / "whole")
+    resumed = train_cut_and_resumed(config, tmp_path / "cut", monkeypatch)
     assert_equal(weights(whole), weights(resumed))
     for file in ("weights", "optimizer", "random"):
         name = f"{checkpoint.TRAIN_STATE}/{file}.safetensors"

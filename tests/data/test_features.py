@@ -1,0 +1,99 @@
+"""Kept outputs of a frozen encoder: equal to encoding anew, bound to weights and data."""
+
+import json
+
+import pytest
+import torch
+
+from embodied.core.errors import DataError
+from embodied.data import features
+from embodied.data.features import attach_features
+from embodied.data.segments import SegmentConfig, SegmentDataset
+from policies.memory_vla.config import MemoryVLAConfig
+from policies.memory_vla.policy import MemoryVLA
+
+ENCODER = {
+    "image_size": 16, "patch": 8, "width": 16, "heads": 2, "vision_depth": 1,
+    "language_depth": 1, "learn": "frozen",
+}  # fmt: skip
+
+
+def make(dataset, seed=0, **encoder):
+    torch.manual_seed(seed)
+    config = MemoryVLAConfig(
+        trunk="tiny", width=32, readout_queries=2, horizon=4, encoder={**ENCODER, **encoder}
+    )
+    return MemoryVLA(config, dataset.interface)
+
+
+@pytest.fixture
+def segments(original):
+    return SegmentDataset(original, SegmentConfig(3))
+
+
+def loss(policy, segment):
+    state = policy.initial_state(len(segment.valid))
+    return policy.loss(segment, state, torch.Generator().manual_seed(0)).loss
+
+
+def test_kept_outputs_are_those_of_the_encoder(segments, tmp_path, monkeypatch):
+    policy = make(segments)
+    plain = segments.batch(1)
+    directory = attach_features(policy, segments, tmp_path)
+    kept = segments.batch(1)
+    expected = policy.encode_frozen({k: v.flatten(0, 1) for k, v in plain.obs.items()})
+    assert expected.keys() == {"encoded_visual", "encoded_cognitive"}
+    for name, value in expected.items():
+        found = kept.obs[name].flatten(0, 1)[plain.valid.flatten()]
+        assert found.dtype == torch.float16
+        torch.testing.assert_close(found.float(), value[plain.valid.flatten()], atol=2e-3, rtol=0)
+    torch.testing.assert_close(loss(policy, kept), loss(policy, plain), atol=2e-3, rtol=1e-3)
+
+    # A second run encodes nothing, a killed one what is missing.
+    count = []
+    monkeypatch.setattr(type(policy), "encode_frozen", lambda self, obs: count.append(1))
+    other = SegmentDataset(segments.stores[0].path, SegmentConfig(3))
+    assert attach_features(make(other), other, tmp_path) == directory
+    assert count == []
+    assert torch.equal(other.batch(1).obs["encoded_visual"], kept.obs["encoded_visual"])
+
+
+def test_other_weights_have_their_own_directory(segments, tmp_path):
+    first = attach_features(make(segments), segments, tmp_path)
+    assert attach_features(make(segments, seed=1), segments, tmp_path) != first
+    assert attach_features(make(segments, learn="full"), segments, tmp_path) is None
+
+
+def test_a_cache_of_other_weights_is_refused(segments, tmp_path):
+    directory = attach_features(make(segments), segments, tmp_path)
+    file = directory / features.DESCRIPTION
+    description = json.loads(file.read_text())
+    description["key"]["weights"] = "0" * 64
+    file.write_text(json.dumps(description))
+    with pytest.raises(DataError, match=r"features of another encoder \(weights: '0000.*delete it"):
+        attach_features(make(segments), segments, tmp_path)
+
+
+def test_broken_and_short_files_are_named(segments, tmp_path):
+    policy = make(segments)
+    directory = attach_features(policy, segments, tmp_path)
+    file = next(directory.glob("*.safetensors"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    other = SegmentDataset(segments.stores[0].path, SegmentConfig(3))
+    with pytest.raises(DataError, match=f"{file.name} is broken .* encoded anew"):
+        attach_features(policy, other, tmp_path)
+    from safetensors.torch import load, save
+
+    file.write_bytes(save({k: v[:-1].clone() for k, v in load(whole).items()}))
+    with pytest.raises(DataError, match=r"ticks of encoded_\w+, its shard has \d+; delete it"):
+        attach_features(policy, other, tmp_path)
+
+
+def test_features_that_are_not_finite_are_refused(segments, tmp_path):
+    policy = make(segments)
+    with torch.no_grad():
+        policy.trunk.encoder.position.fill_(float("nan"))
+    with pytest.raises(DataError, match="gives NaN or infinity"):
+        attach_features(policy, segments, tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
