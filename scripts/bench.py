@@ -23,13 +23,14 @@ from embodied.core.errors import EmbodiedError, unknown_name  # noqa: E402
 
 BENCHMARKS = {
     "sim": "simulation steps, pictures, resets and worker processes, against stock robosuite",
+    "memory_vla": "MemoryVLA's bank, control rate, cost of memory in training, peak memory",
     "train": "training and acting with each memory, against the memoryless twin",
 }
 """Name -> what it measures; each is a module of scripts/benchmarks with ``measure(plan)``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    names = "".join(f"\n  {name.ljust(8)}{text}" for name, text in BENCHMARKS.items())
+    names = "".join(f"\n  {name.ljust(12)}{text}" for name, text in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         "scripts/bench.py",
         description=f"Measures speed. Names:{names}",

@@ -87,6 +87,23 @@ def test_train_figures(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(value["ours"] > 0 for value in figures.values())
 
 
+def test_memory_vla_figures(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    timing, bench = script("benchmarks.timing"), script("benchmarks.memory_vla")
+    monkeypatch.setattr(bench, "SEGMENTS", (16,))
+    plan = timing.Plan(1, 0.0)
+    figures = {f.name: f.to_json() for f in bench.measure(plan, batch=2, late=120)}
+    assert set(figures) == {
+        "bank_ms_p50",
+        "bank_flatness_10k",
+        "policy_hz",
+        "batch16_vs_batch1",
+        "train_cost_vs_memoryless",
+        "train_cost_vs_memoryless_tiny",
+        "peak_mb_16_ticks",
+    }
+    assert all(value["ours"] > 0 for value in figures.values())
+
+
 def test_made_up_segment_is_like_real_ones(script: Any) -> None:
     segment = script("benchmarks.train").segment(3)
     assert segment.valid.sum(dim=1).tolist() == [12, 13, 14]

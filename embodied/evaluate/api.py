@@ -93,14 +93,12 @@ class Setting:
 
 def settings(config: EvaluateConfig, loaded: LoadedPolicy) -> list[Setting]:
     """Returns the tasks that `config` asks for, checked against the task table."""
-    meta = loaded.meta
-    level = config.level or meta.level
-    found = []
-    for task in config.task or meta.tasks:
+    meta, found = loaded.meta, []
+    trained = meta.trained_on()
+    for task, level in _asked(config, trained, meta.level):
         info = registry.task_info(task)
         env = from_plain(EnvConfig, meta.env, where="policy.json:env")
-        trained_here = task in meta.tasks and level == meta.level
-        overrides = {**(env.knobs if trained_here else {}), **config.knobs}
+        overrides = {**(env.knobs if (task, level) in trained else {}), **config.knobs}
         env = dataclasses.replace(env, knobs=overrides)
         knobs = info.knobs(level, overrides)
         found.append(
@@ -116,6 +114,17 @@ def settings(config: EvaluateConfig, loaded: LoadedPolicy) -> list[Setting]:
         )
         _check_horizon(loaded, info.horizon_s(knobs), config.capacity)
     return found
+
+
+def _asked(
+    config: EvaluateConfig, trained: list[tuple[str, str]], level: str
+) -> list[tuple[str, str]]:
+    """Returns the tasks and levels to evaluate: those named, else those trained on."""
+    pairs = []
+    for task in config.task or [task for task, _ in trained]:
+        known = [lev for name, lev in trained if name == task] or [level]
+        pairs += [(task, lev) for lev in ([config.level] if config.level else known)]
+    return list(dict.fromkeys(pairs))
 
 
 def check_fresh_seeds(loaded: LoadedPolicy, first: int, count: int) -> None:
@@ -171,6 +180,7 @@ def run_episodes(
         intervene=intervene,
         device=config.device,
         capacity=config.capacity or None,
+        clock=config.clock,
         recorder=recorder,
         inspector=inspector,
         task=setting.task,
@@ -262,7 +272,7 @@ def _row(
         config, loaded, setting, vector, kind, seeds, recorder=recorder, inspector=inspector
     )
     wall_s = time.monotonic() - began
-    stem = f"{setting.task}-{role}-{kind}"
+    stem = f"{setting.task}-{setting.level}-{role}-{kind}"
     pictures = _pictures(scratch, stem, recorder) if config.videos else {}
     if inspector is not None:
         pictures["inspection"] = _inspections(scratch, stem, inspector, seeds)
@@ -341,7 +351,8 @@ def _directory(config: EvaluateConfig, loaded: LoadedPolicy) -> Path:
         return out
     inside_run = loaded.path.parent.name == "checkpoints"
     parent = loaded.path.parent.parent / "eval" if inside_run else Path("eval")
-    name = "-".join([config.level or loaded.meta.level, *config.intervene, str(config.episodes)])
+    levels = dict.fromkeys(lev for _, lev in loaded.meta.trained_on())
+    name = "-".join([config.level or "-".join(levels), *config.intervene, str(config.episodes)])
     out = parent / name
     number = 2
     while out.exists():

@@ -10,6 +10,9 @@ from embodied.core.rng import EVAL_SEED_START
 from embodied.evaluate.executors import ExecutorConfig
 from embodied.evaluate.results import INTERVENTIONS, NONE
 
+EPISODE, CALLS = "episode", "calls"
+CLOCKS = (EPISODE, CALLS)
+
 
 @dataclasses.dataclass
 class EvaluateConfig:
@@ -30,6 +33,8 @@ class EvaluateConfig:
       workers: Simulator processes; 0 simulates in this one. Changes no result.
       executor: How chunks become control actions.
       capacity: Memory slots instead of the policy's own number; 0 keeps it.
+      clock: What memory is told as time: ``"episode"`` (seconds, as in training) or ``"calls"``
+        (one control period for each call of the policy, as MemoryVLA's released code counts).
       videos: Episodes of each row that are filmed.
       inspect: Also writes what each tick of the filmed episodes read from memory, as a picture
         and as arrays, into ``inspection/`` (see `embodied.evaluate.inspection`).
@@ -53,6 +58,7 @@ class EvaluateConfig:
     workers: int = 0
     executor: ExecutorConfig = dataclasses.field(default_factory=ExecutorConfig)
     capacity: int = 0
+    clock: str = EPISODE
     videos: int = 3
     inspect: bool = False
     device: str = "cpu"
@@ -69,6 +75,8 @@ class EvaluateConfig:
                 raise ConfigError(f"{name} must be >= {least}, got {getattr(self, name)}")
         if not self.intervene:
             raise ConfigError("intervene is empty; use intervene=none for a plain evaluation")
+        if self.clock not in CLOCKS:
+            raise unknown_name("clock", self.clock, CLOCKS)
         for kind in self.intervene:
             if kind not in INTERVENTIONS:
                 raise unknown_name("intervention", kind, INTERVENTIONS)

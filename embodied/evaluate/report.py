@@ -212,10 +212,11 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --paper: #15181c; --soft: #1e2328;
   --line: #343b44; --muted: #9aa4b0; --bar: #6aa5ee; --twin: #7a848f; --ceiling: #ef7a60; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--paper);
+body { margin: 0 auto; max-width: 72rem; padding: 1rem; background: var(--paper);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; } .scroll table { font-size: .82rem; }
+.scroll th, .scroll td { padding: .3rem .42rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left;
   white-space: nowrap; }

@@ -27,6 +27,7 @@ from embodied.core.errors import ConfigError, SimulatorError
 from embodied.core.policy import Policy, state_nbytes
 from embodied.core.specs import check_observations
 from embodied.core.ticks import PERIOD, advance, period_ticks
+from embodied.evaluate.config import CALLS, EPISODE
 from embodied.evaluate.executors import ExecutorConfig, build_executor
 from embodied.evaluate.inspection import IMAGE, MemoryInspector
 from embodied.evaluate.interventions import MemoryIntervention, at_point, check_intervention
@@ -73,6 +74,7 @@ def run(
     intervene: str = NONE,
     device: str | torch.device | None = None,
     capacity: int | None = None,
+    clock: str = EPISODE,
     recorder: Recorder | None = None,
     inspector: MemoryInspector | None = None,
     task: str = "",
@@ -94,6 +96,7 @@ def run(
       intervene: ``none``, ``swapped``, ``erased`` or ``frozen``.
       device: Where the policy is; by default where its weights are.
       capacity: Memory slots instead of the policy's own number.
+      clock: What memory is told as time; see `EvaluateConfig`.
       recorder: Receives frames of the episodes it wants.
       inspector: Receives the policy's explanations of the episodes it wants.
       task: Name written into the rows.
@@ -130,6 +133,7 @@ def run(
         loop.remember(device, capacity)
         loop.labels = {"task": task, "level": level, "train_seed": train_seed}
         loop.n_cues, loop.recorder, loop.inspector = n_cues, recorder, inspector
+        loop.counts_calls = clock == CALLS
         results: dict[int, EpisodeResult] = {}
         for index, result in loop.episodes():
             results[index] = result
@@ -169,6 +173,7 @@ class _Loop:
         self.intervention = MemoryIntervention(intervene, self.batch)
         self.labels: dict[str, Any] = {}
         self.n_cues: int | None = None
+        self.counts_calls = False
         self.recorder: Recorder | None = None
         self.inspector: MemoryInspector | None = None
 
@@ -276,7 +281,7 @@ class _Loop:
                     str(self.infos["target"][row]),
                     self.state,
                     self.observation(),
-                    float(self.infos["time_s"][row]),
+                    float(self.memory_time_s()[row]),
                 )
                 donors_done[row] = True
         return donors_done
@@ -287,7 +292,7 @@ class _Loop:
         if self.reads_images:
             self.check_images(due)
         observation = self.observation()
-        clock = np.asarray(self.infos["time_s"], np.float64)
+        clock = self.memory_time_s()
         state = self.intervention.apply(self.state, self.initial, observation, clock, due)
         time_s = torch.from_numpy((clock + self.intervention.clock_shift_s).astype(np.float32))
         obs = {key: self.upload(np.array(value)) for key, value in observation.items()}
@@ -382,6 +387,12 @@ class _Loop:
             frame = self.env.call("picture", int(row), camera, size)
             donor = self.intervention.donors[row] if self.intervention.passed[row] else None
             self.recorder.tick(job.index, frame, info, donor.target if donor else "")
+
+    def memory_time_s(self) -> np.ndarray:
+        """Returns float64 [B]: what memory is told as the time of the episode."""
+        if self.counts_calls:
+            return self.observed / self.spec.control_hz
+        return np.asarray(self.infos["time_s"], np.float64)
 
     def look_inside(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ def measure(plan: Plan, batch: int = BATCH) -> list[Figure]:
 
 def training(plan: Plan, batch: int) -> Iterator[Figure]:
     """Yields samples/s of each memory, and what each costs against the twin."""
-    rates = take_turns({name: _learning(build(name), batch) for name in MEMORIES}, plan)
+    rates = take_turns({name: learning(build(name), segment(batch)) for name in MEMORIES}, plan)
     cost = {name: milliseconds(values) for name, values in rates.items()}
     for name in _memories():
         yield Figure(
@@ -66,7 +66,7 @@ def training(plan: Plan, batch: int) -> Iterator[Figure]:
 
 def acting(plan: Plan, batch: int) -> Iterator[Figure]:
     """Yields milliseconds of a policy step (observe, then act) with a full memory."""
-    rates = take_turns({name: _acting(build(name), batch) for name in MEMORIES}, plan)
+    rates = take_turns({name: stepping(build(name), batch) for name in MEMORIES}, plan)
     cost = {name: milliseconds(values) for name, values in rates.items()}
     for name in _memories():
         yield Figure(
@@ -84,19 +84,31 @@ def _memories() -> list[str]:
     return [name for name in MEMORIES if name != TWIN]
 
 
-def build(memory: str) -> Policy:
-    """Returns an untrained MemoryVLA with a memory, as ``embodied train memory=...`` makes it."""
-    options = load_yaml(config_root() / "memory" / f"{memory}.yaml")["config"]
+def build(memory: str, interface: Interface = INTERFACE, **options: object) -> Policy:
+    """Returns an untrained MemoryVLA with a memory, as ``embodied train memory=...`` makes it.
+
+    Args:
+      memory: Name of the memory.
+      interface: What it is built for.
+      **options: Fields of its configuration.
+    """
+    memory_config = load_yaml(config_root() / "memory" / f"{memory}.yaml")["config"]
     schema = registry.policy_config_class("memory_vla")
-    config = from_plain(schema, {"memory": memory, "memory_config": options}, where="bench")
+    plain = {"memory": memory, "memory_config": memory_config, **options}
     torch.manual_seed(0)
-    return registry.policy_class("memory_vla")(config, INTERFACE)
+    config = from_plain(schema, plain, where="bench")
+    return registry.policy_class("memory_vla")(config, interface)
 
 
-def segment(batch: int, seed: int = 0) -> Segment:
+def segment(
+    batch: int,
+    seed: int = 0,
+    interface: Interface = INTERFACE,
+    lengths: Sequence[int] = LENGTHS,
+) -> Segment:
     """Returns `batch` made-up episodes as `SegmentDataset` would give them."""
     random = np.random.default_rng(seed)
-    lengths = np.array(list(itertools.islice(itertools.cycle(LENGTHS), batch)))
+    lengths = np.array(list(itertools.islice(itertools.cycle(lengths), batch)))
     ticks = int(lengths.max())
     tick = np.arange(ticks)[None]
     valid = tick < lengths[:, None]
@@ -104,7 +116,7 @@ def segment(batch: int, seed: int = 0) -> Segment:
     shape = (batch, ticks)
     chunk = random.uniform(-1, 1, (*shape, LABEL_HORIZON, INTERFACE.action_size))
     arrays = {
-        "time_s": np.broadcast_to(tick * INTERFACE.observe_period_s, shape).astype(np.float32),
+        "time_s": np.broadcast_to(tick * interface.observe_period_s, shape).astype(np.float32),
         "is_first": np.broadcast_to(tick == 0, shape).copy(),
         "valid": valid,
         "act_mask": act,
@@ -113,27 +125,29 @@ def segment(batch: int, seed: int = 0) -> Segment:
     }
     goal = random.uniform(-0.2, 0.2, (*shape, 3)).astype(np.float32)
     return Segment(
-        obs={key: torch.from_numpy(value) for key, value in _observation(shape, random).items()},
+        obs={k: torch.from_numpy(v) for k, v in observation(shape, random, interface).items()},
         **{key: torch.from_numpy(value) for key, value in arrays.items()},
         extras={"goal_pos_world_m": torch.from_numpy(goal), "goal_valid": torch.from_numpy(act)},
     )
 
 
-def _observation(lead: tuple[int, ...], random: np.random.Generator) -> dict[str, np.ndarray]:
+def observation(
+    lead: tuple[int, ...], random: np.random.Generator, interface: Interface = INTERFACE
+) -> dict[str, np.ndarray]:
+    """Returns random observations with the leading axes `lead`."""
     return {
         key: random.integers(0, 256, (*lead, *spec.shape)).astype(np.uint8)
         if spec.dtype == "uint8"
         else random.standard_normal((*lead, *spec.shape)).astype(np.float32)
-        for key, spec in INTERFACE.observations.items()
+        for key, spec in interface.observations.items()
     }
 
 
-def _learning(policy: Policy, batch: int) -> Slice:
-    """Whole updates as the trainer does them, on one segment at hand."""
+def learning(policy: Policy, data: Segment) -> Slice:
+    """Whole updates as the trainer does them, on one segment at hand; units are its ticks."""
     config, steps = OptimConfig(), itertools.count()
     optimizer, ema = make_optimizer(policy, config), Ema(policy, config.ema)
-    noise = torch.Generator().manual_seed(0)
-    data = segment(batch)
+    noise, batch = torch.Generator().manual_seed(0), len(data.valid)
     policy.train()
 
     def update() -> None:
@@ -150,18 +164,18 @@ def _learning(policy: Policy, batch: int) -> Slice:
     return repeat(update, int(data.valid.sum()))
 
 
-def _acting(policy: Policy, batch: int) -> Slice:
+def stepping(policy: Policy, batch: int, interface: Interface = INTERFACE) -> Slice:
     """Policy steps at the last tick of the longest episode, so that memory is as full as ever."""
     policy.eval()
     random = np.random.default_rng(0)
-    obs = {k: torch.from_numpy(v) for k, v in _observation((batch,), random).items()}
+    obs = {k: torch.from_numpy(v) for k, v in observation((batch,), random, interface).items()}
     noise = torch.from_numpy(
         random.standard_normal((batch, *policy.spec.noise_shape)).astype(np.float32)
     )
     reset = torch.zeros(batch, dtype=torch.bool)
 
     def clock(tick: int) -> torch.Tensor:
-        return torch.full((batch,), tick * INTERFACE.observe_period_s)
+        return torch.full((batch,), tick * interface.observe_period_s)
 
     with torch.inference_mode():
         state = policy.initial_state(batch)

@@ -68,7 +68,7 @@ def test_an_evaluation_writes_what_was_read(tmp_path) -> None:
     run = untrained(tmp_path / "run", "perceptual_cognitive")
     options = {"episodes": 2, "videos": 1, "batch": 2, "progress": False}
     out = evaluate(run, inspect=True, out=str(tmp_path / "seen"), **options)
-    stem = f"remember_color-policy-none-{EVAL_SEED_START}"
+    stem = f"remember_color-easy-policy-none-{EVAL_SEED_START}"
     arrays = np.load(out / "inspection" / f"{stem}.npz", allow_pickle=False)
     row = read_episodes(out / "episodes.jsonl")[0]
     ticks = row.observations

@@ -161,3 +161,15 @@ def test_executors_are_cleared_at_starts_gates_and_holds(monkeypatch):
     assert cleared[: row.go + 1] == [True] * (row.go + 1)
     assert not any(cleared[row.go + 1 :])
     assert moved == [False] * row.go + [True] * (result.length - row.go)
+
+
+@pytest.mark.parametrize("clock", ["episode", "calls"])
+def test_memory_is_told_seconds_or_counts_of_calls(clock):
+    policy = FakePolicy()
+    (result,) = episodes(policy, batch=1, seeds=SEEDS[:1], clock=clock)
+    times = [float(call["time_s"][0]) for call in policy.calls]
+    assert len(times) == result.observations
+    if clock == "calls":
+        assert times == pytest.approx([i / 20.0 for i in range(len(times))])
+    else:
+        assert times[1] == pytest.approx(0.4) and times[-1] > times[1] + 1

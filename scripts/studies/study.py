@@ -1,0 +1,228 @@
+"""What a study is, and how its runs are made, carried on and read."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from embodied.core.errors import ConfigError, unknown_name
+from embodied.core.files import read_json, write_json
+from embodied.data.segments import SegmentConfig, SegmentDataset
+from embodied.evaluate.probe import probe_cue
+from embodied.evaluate.stats import wilson
+from embodied.train.checkpoint import checkpoints, load
+
+EVALUATION, PROBES, PROBE_BATCH = "evaluation", "probe.json", 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One line of a study.
+
+    Attributes:
+      name: Directory and label.
+      what: What it changes, in a few words.
+      train: ``key=value`` of ``embodied train`` beside those of the study.
+      evaluate: ``key=value`` of ``embodied evaluate`` beside those of the study.
+      seeds: Training seeds.
+      like: A variant whose runs it evaluates in another way, instead of training its own.
+    """
+
+    name: str
+    what: str
+    train: tuple[str, ...] = ()
+    evaluate: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    like: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A question.
+
+    Attributes:
+      name: Directory under ``runs/studies`` and ``results/studies``.
+      title: Heading of its table.
+      about: A paragraph below it.
+      train: ``key=value`` of every training.
+      evaluate: ``key=value`` of every evaluation.
+      variants: The lines; the first is the reference.
+      probe: Datasets of demonstrations that no run learns from; the cue is looked for in what
+        the policies keep and act on (`embodied.evaluate.probe`).
+    """
+
+    name: str
+    title: str
+    about: str
+    train: tuple[str, ...]
+    evaluate: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    probe: tuple[str, ...] = ()
+
+    def chosen(self, names: Sequence[str]) -> list[Variant]:
+        """Returns the variants of these names, or all."""
+        known = {variant.name: variant for variant in self.variants}
+        for name in names:
+            if name not in known:
+                raise unknown_name(f"variant of {self.name}", name, known)
+        return [known[name] for name in names] if names else list(self.variants)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training seed of one variant."""
+
+    study: Study
+    variant: Variant
+    seed: int
+    root: Path
+
+    @property
+    def run(self) -> Path:
+        """The run directory."""
+        return self.root / f"{self.variant.like or self.variant.name}-s{self.seed}"
+
+    @property
+    def results(self) -> Path:
+        """The evaluation directory."""
+        suffix = f"-{self.variant.name}" if self.variant.like else ""
+        return self.run / f"{EVALUATION}{suffix}"
+
+    def work(self) -> None:
+        """Trains, carrying on where an earlier try ended, and evaluates what is trained.
+
+        Raises:
+          ConfigError: If a command fails; its output is in the log beside the run.
+        """
+        if not self.trained():
+            if (self.run / "config.yaml").exists():
+                self._call("train", "--resume", f"out={self.run}")
+            else:
+                options = (*self.study.train, *self.variant.train, f"seed={self.seed}")
+                self._call("train", *options, f"out={self.run}")
+        if not self.results.exists():
+            options = (*self.study.evaluate, *self.variant.evaluate)
+            self._call("evaluate", str(self.run), *options, f"out={self.results}")
+        if self.study.probe and not self.variant.like and not self.probes.exists():
+            write_json(self.probes, self._probe())
+
+    @property
+    def probes(self) -> Path:
+        """The file of what was found by probing."""
+        return self.run / PROBES
+
+    def _probe(self) -> dict[str, float]:
+        """Returns the accuracy of each probe on each dataset."""
+        policy, found = load(self.run).policy, {}
+        for path in self.study.probe:
+            data = SegmentDataset(path, SegmentConfig(PROBE_BATCH, privileged=True))
+            batches = data.episodes // PROBE_BATCH
+            for name, result in probe_cue(policy, data, batches).items():
+                found[f"{data.tasks[0]}: cue {name}"] = result.accuracy
+        return found
+
+    def trained(self) -> bool:
+        """Returns whether the last step is done."""
+        found = checkpoints(self.run)
+        return bool(found) and int(found[-1].name) >= self.steps()
+
+    def steps(self) -> int:
+        """Returns the number of steps that the options ask for."""
+        given = [o for o in (*self.study.train, *self.variant.train) if o.startswith("steps=")]
+        return int(given[-1].partition("=")[2])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the rows of the evaluation."""
+        return list(read_json(self.results / "results.json")["rows"])
+
+    def _call(self, *words: str) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        log = self.root / f"{self.variant.name}-s{self.seed}.log"
+        with log.open("ab") as file:
+            done = subprocess.run(
+                [sys.executable, "-m", "embodied", *words], stdout=file, stderr=subprocess.STDOUT
+            )
+        if done.returncode:
+            raise ConfigError(
+                f"embodied {' '.join(words)} ended with {done.returncode}; its output is in {log}"
+            )
+
+
+def jobs(study: Study, names: Sequence[str], root: Path) -> list[Job]:
+    """Returns the jobs of the chosen variants; those that train come before those that don't."""
+    chosen = study.chosen(names)
+    made = [Job(study, v, seed, root / study.name) for v in chosen for seed in v.seeds]
+    return sorted(made, key=lambda job: bool(job.variant.like))
+
+
+def work(todo: Sequence[Job], side_by_side: int) -> None:
+    """Does the jobs, some at a time, each on one thread."""
+    with ThreadPoolExecutor(side_by_side) as pool:
+        for like in (False, True):  # what evaluates another's runs waits for them
+            some = [job for job in todo if bool(job.variant.like) is like]
+            list(tqdm(pool.map(Job.work, some), total=len(some), unit="run", disable=not some))
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What a variant came to.
+
+    Attributes:
+      variant: The variant.
+      successes, n: Over all tasks and seeds.
+      by_seed: Success of each training seed.
+      followed: Share of swapped memories that were followed; None where none was swapped.
+      extra: Further named numbers.
+    """
+
+    variant: Variant
+    successes: int
+    n: int
+    by_seed: tuple[float, ...]
+    followed: float | None
+    extra: dict[str, float]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of success."""
+        return wilson(self.successes, self.n)
+
+
+def read(done: Sequence[Job]) -> list[Line]:
+    """Returns a line for each variant all of whose seeds are evaluated."""
+    lines = []
+    for variant in dict.fromkeys(job.variant for job in done):
+        own = [job for job in done if job.variant is variant]
+        if not all((job.results / "results.json").exists() for job in own):
+            continue
+        rows = [[row for row in job.rows() if row["role"] == "policy"] for job in own]
+        plain = [[row for row in some if row["intervene"] == "none"] for some in rows]
+        swapped = [row for some in rows for row in some if row["intervene"] == "swapped"]
+        wins = [sum(row["successes"] for row in some) for some in plain]
+        counts = [sum(row["n"] for row in some) for some in plain]
+        tried = sum(row["swapped"] for row in swapped)
+        followed = sum(row["followed"] for row in swapped) / tried if tried else None
+        lines.append(
+            Line(
+                variant,
+                sum(wins),
+                sum(counts),
+                tuple(w / n for w, n in zip(wins, counts, strict=True)),
+                followed,
+                _mean([read_json(job.probes) for job in own if job.probes.exists()]),
+            )
+        )
+    return lines
+
+
+def _mean(found: list[dict[str, float]]) -> dict[str, float]:
+    """Returns the mean of each number over training seeds."""
+    names = dict.fromkeys(name for some in found for name in some)
+    return {name: sum(some[name] for some in found) / len(found) for name in names}

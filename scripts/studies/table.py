@@ -1,0 +1,114 @@
+"""The table and the picture of a study."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from embodied.core.files import write_atomic, write_json
+from embodied.evaluate.report import interval, percent
+from studies.study import Line, Study
+
+ROW, LEFT, WIDTH, RIGHT = 22, 330, 360, 70
+"""Pixels: height of a line, room for labels, length of the axis, room for numbers."""
+
+
+def write(directory: Path, study: Study, lines: Sequence[Line]) -> Path:
+    """Writes ``README.md``, ``plot.svg`` and ``results.json``; returns the directory."""
+    write_json(directory / "results.json", [_plain(line) for line in lines])
+    write_atomic(directory / "plot.svg", plot(study, lines))
+    write_atomic(directory / "README.md", markdown(study, lines))
+    return directory
+
+
+def markdown(study: Study, lines: Sequence[Line]) -> str:
+    """Returns the table, the commands below it."""
+    extras = list(dict.fromkeys(name for line in lines for name in line.extra))
+    header = ["variant", "choice", "success", "95 % interval", "seeds", "swap followed", *extras]
+    rows = [
+        [
+            f"`{line.variant.name}`",
+            line.variant.what,
+            percent(line.successes / line.n),
+            interval(*line.interval),
+            ", ".join(percent(value) for value in line.by_seed),
+            percent(line.followed),
+            *(percent(line.extra.get(name)) for name in extras),
+        ]
+        for line in lines
+    ]
+    text = [f"# {study.title}", "", study.about, "", "![success of each variant](plot.svg)", ""]
+    text += ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+    missing = len(study.variants) - len(lines)
+    text += [
+        "",
+        f"{lines[0].n if lines else 0:,} episodes of fresh seeds for the first line; one training "
+        "seed where a line has one figure. Intervals are Wilson's over episodes and know nothing "
+        "of the spread between training seeds.",
+        "",
+        f"Training: `embodied train {' '.join(study.train)} seed=S`, and what the line changes:",
+        "",
+    ]
+    for line in lines:
+        own = " ".join([*line.variant.train, *line.variant.evaluate]) or "nothing"
+        text.append(f"- `{line.variant.name}`: `{own}`")
+    text += ["", f"Evaluation: `embodied evaluate RUN {' '.join(study.evaluate)}`."]
+    if missing:
+        text += ["", f"{missing} variants of the study were not run."]
+    return "\n".join(text) + "\n"
+
+
+def plot(study: Study, lines: Sequence[Line]) -> str:
+    """Returns an SVG: a line for each variant, its interval and the dots of its seeds."""
+    height = ROW * len(lines) + 50
+    reference = lines[0].successes / lines[0].n if lines else 0.0
+
+    def x(value: float) -> float:
+        return LEFT + WIDTH * value
+
+    parts = [
+        f'<line x1="{x(v):.1f}" x2="{x(v):.1f}" y1="20" y2="{height - 28}" stroke="#d5d9de"/>'
+        f'<text x="{x(v):.1f}" y="{height - 10}" text-anchor="middle">{v:.0%}</text>'
+        for v in (0.0, 0.25, 0.5, 0.75, 1.0)
+    ]
+    parts.append(
+        f'<line x1="{x(reference):.1f}" x2="{x(reference):.1f}" y1="20" y2="{height - 28}" '
+        'stroke="#3b76c4" stroke-dasharray="4 3"/>'
+    )
+    for index, line in enumerate(lines):
+        y, (low, high) = 34 + ROW * index, line.interval
+        parts += [
+            f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end">{escape(_label(line))}</text>',
+            f'<line x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" y2="{y}" stroke="#3b76c4" '
+            'stroke-width="3"/>',
+            *(f'<circle cx="{x(v):.1f}" cy="{y}" r="4" fill="#3b76c4"/>' for v in line.by_seed),
+            f'<text x="{LEFT + WIDTH + 10}" y="{y + 4}">{percent(line.successes / line.n)}</text>',
+        ]
+    width = LEFT + WIDTH + RIGHT
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" font-family="sans-serif" font-size="12" role="img" '
+        f'aria-label="{escape(study.title)}"><rect width="100%" height="100%" fill="#fff"/>'
+        f"{''.join(parts)}</svg>\n"
+    )
+
+
+def _label(line: Line) -> str:
+    short = line.variant.what.removesuffix(" (published)")
+    return short if len(short) <= 52 else short[:51] + "…"
+
+
+def _plain(line: Line) -> dict[str, object]:
+    low, high = line.interval
+    return {
+        **dataclasses.asdict(line.variant),
+        "success": line.successes / line.n,
+        "n": line.n,
+        "low": low,
+        "high": high,
+        "by_seed": line.by_seed,
+        "swap_followed": line.followed,
+        **line.extra,
+    }

@@ -1,0 +1,58 @@
+"""Many small runs of one question: ``python scripts/study.py NAME [VARIANT ...]``.
+
+Trains and evaluates every variant (an interrupted study carries on where it was), then writes
+``results/studies/NAME/``: a table, a picture and the numbers. ``--table`` writes these from what is
+there without running anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+from embodied.core.errors import EmbodiedError, unknown_name  # noqa: E402
+
+STUDIES = {"memory_vla_ablations": "what each choice of MemoryVLA is worth"}
+"""Name -> question; each is a module of scripts/studies with a ``STUDY``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    names = "".join(f"\n  {name.ljust(22)}{text}" for name, text in STUDIES.items())
+    parser = argparse.ArgumentParser(
+        "scripts/study.py",
+        description=f"Runs a study. Names:{names}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("variants", metavar="VARIANT", nargs="*")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, a thread each")
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
+    parser.add_argument("--out", type=Path, default=Path("results/studies"))
+    parser.add_argument("--table", action="store_true", help="write the table, run nothing")
+    options = parser.parse_args(argv)
+    try:
+        if options.name not in STUDIES:
+            raise unknown_name("study", options.name, STUDIES)
+        from studies import study, table  # load torch; bad names are answered without
+
+        question = importlib.import_module(f"studies.{options.name}").STUDY
+        if not options.table:
+            study.work(study.jobs(question, options.variants, options.runs), options.jobs)
+        lines = study.read(study.jobs(question, [], options.runs))
+        directory = table.write(options.out / question.name, question, lines)
+    except EmbodiedError as error:
+        print(f"study: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"made  {directory}/")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

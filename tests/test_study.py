@@ -1,0 +1,119 @@
+"""Studies: what is run, carried on, and how it is shown."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embodied.core.files import write_json
+from tests.test_bench import SCRIPTS, script  # noqa: F401
+
+
+def evaluation(successes: int, followed: int) -> dict[str, Any]:
+    row = {"role": "policy", "intervene": "none", "n": 10, "successes": successes}
+    swap = {**row, "intervene": "swapped", "swapped": 8, "followed": followed}
+    return {"rows": [row, swap]}
+
+
+@pytest.fixture
+def study(script, monkeypatch):  # noqa: F811
+    module = script("studies.study")
+    return module
+
+
+def toy(study: Any) -> Any:
+    v = study.Variant
+    return study.Study(
+        "toy", "A toy", "About it.", ("task=a", "steps=5"), ("episodes=10",),
+        (
+            v("ours", "the defaults", seeds=(0, 1)),
+            v("other", "another <way>", ("memory=none",)),
+            v("again", "ours, told otherwise", (), ("clock=calls",), (0, 1), like="ours"),
+        ),
+    )  # fmt: skip
+
+
+def test_jobs_train_once_and_carry_on(study: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    calls: list[tuple[str, ...]] = []
+
+    def call(self: Any, *words: str) -> None:
+        calls.append(words)
+        if words[0] == "train":
+            done = self.run / "checkpoints" / "00000005"
+            done.mkdir(parents=True)
+            (done / "policy.json").write_text("{}")
+        else:
+            write_json(self.results / "results.json", evaluation(9 - 3 * self.seed, 6))
+
+    monkeypatch.setattr(study.Job, "_call", call)
+    question = toy(study)
+    (tmp_path / "toy" / "other-s0").mkdir(parents=True)
+    (tmp_path / "toy" / "other-s0" / "config.yaml").write_text("")
+    study.work(study.jobs(question, [], tmp_path), 1)
+    root = tmp_path / "toy"
+    assert calls[0] == ("train", "task=a", "steps=5", "seed=0", f"out={root}/ours-s0")
+    assert calls[1] == (
+        "evaluate",
+        f"{root}/ours-s0",
+        "episodes=10",
+        f"out={root}/ours-s0/evaluation",
+    )
+    assert ("train", "--resume", f"out={root}/other-s0") in calls
+    again = f"out={root}/ours-s0/evaluation-again"
+    assert ("evaluate", f"{root}/ours-s0", "episodes=10", "clock=calls", again) in calls
+    assert len([c for c in calls if c[0] == "train"]) == 3
+    calls.clear()
+    study.work(study.jobs(question, [], tmp_path), 1)
+    assert calls == []
+
+    lines = {line.variant.name: line for line in study.read(study.jobs(question, [], tmp_path))}
+    assert lines["ours"].by_seed == (0.9, 0.6) and lines["ours"].n == 20
+    assert lines["ours"].followed == 0.75
+
+
+def test_table_and_picture(study: Any, script: Any, tmp_path: Path) -> None:  # noqa: F811
+    table, question = script("studies.table"), toy(study)
+    variants = question.variants
+    lines = [
+        study.Line(variants[0], 15, 20, (0.9, 0.6), 0.75, {"a: cue kept": 0.8}),
+        study.Line(variants[1], 3, 10, (0.3,), None, {}),
+    ]
+    directory = table.write(tmp_path / "toy", question, lines)
+    text = (directory / "README.md").read_text()
+    assert (
+        "| `ours` | the defaults | 75.0 % | 53.1 – 88.8 | 90.0 %, 60.0 % | 75.0 % | 80.0 % |"
+        in text
+    )
+    assert "| `other` | another <way> | 30.0 % | 10.8 – 60.3 | 30.0 % | – | – |" in text
+    assert "1 variants of the study were not run." in text and "`memory=none`" in text
+    picture = (directory / "plot.svg").read_text()
+    assert picture.count("<circle") == 3 and "another &lt;way&gt;" in picture
+
+
+def test_names_are_checked(study: Any) -> None:
+    with pytest.raises(Exception, match="unknown variant of toy 'our'; did you mean 'ours'"):
+        toy(study).chosen(["our"])
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "study.py", "ablations"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.startswith("study: unknown study 'ablations'")
+
+
+def test_every_option_of_the_studies_composes(script: Any) -> None:  # noqa: F811
+    """A wrong key would be found after hours of training."""
+    from embodied.commands import base
+    from embodied.commands.train import check_names
+
+    script("studies.study")
+    question = script("studies.memory_vla_ablations").STUDY
+    assert len({v.name for v in question.variants}) == len(question.variants)
+    for variant in question.variants:
+        command = base.load("train")
+        options = base.parse(command, [*question.train, *variant.train], "train")
+        check_names(options)
+        command = base.load("evaluate")
+        base.parse(command, ["runs/x", *question.evaluate, *variant.evaluate], "evaluate")
