@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -59,11 +60,14 @@ class Policy(nn.Module, abc.ABC):
     Attributes:
       spec: What the policy reads, remembers and answers.
       version: Rises when the same weights would act in another way; checkpoints of another
-        version are refused.
+        version are refused, but for those that `former` brings here.
+      former: Older version -> what its policies did, where an option says so now: values of
+        the configuration that are put into it on loading.
     """
 
     spec: PolicySpec
     version: ClassVar[int] = 1
+    former: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
 
     @abc.abstractmethod
     def initial_state(self, batch: int, capacity: int | None = None) -> State:

@@ -66,7 +66,8 @@ class GoalHead(nn.Module):
     Args:
       width: D, token width.
       hidden: Width inside.
-      context: C, width of the context vector, which holds the arm's own state.
+      context: C, width of a vector that all tokens are seen beside: the arm's own state, the
+        instruction, the scene.
       agreement: A, numbers that say how a token agrees with what memory returned for it.
       reach: How far a token may propose from where it is, in each coordinate. Where tokens
         are many, a tight bound keeps them from sharing out the usual places among

@@ -245,9 +245,12 @@ def build_policy(meta: PolicyMeta) -> Policy:
     from embodied.config import from_plain
 
     cls = registry.policy_class(meta.policy)
-    refuse_version(meta, cls.version)
+    former = cls.former.get(meta.policy_version)
+    if former is None:
+        refuse_version(meta, cls.version)
+    plain = {**meta.config, **(former or {})}
     config = from_plain(
-        registry.policy_config_class(meta.policy), meta.config, where="policy.json:config"
+        registry.policy_config_class(meta.policy), plain, where="policy.json:config"
     )
     try:
         interface = Interface.from_json(meta.interface)

@@ -14,6 +14,7 @@ TRUNKS = ("conv", "entities", *ENCODERS)
 COMPRESSIONS = ("squeeze_excite", "squeeze_excite_wide")
 STORES = ("raw", "fused")
 CONDITIONS = ("full", "cognitive")
+GOAL_SEES = ("scene", "arm")
 
 
 @dataclasses.dataclass
@@ -50,6 +51,9 @@ class MemoryVLAConfig:
       goal_loss: Weight of the hindsight goal loss: predict where the hand will be at its
         next event, from the demonstration's own future. Not privileged. 0 leaves goals out,
         of the action expert's condition too.
+      goal_sees: Beside each token, what the goal head sees: the whole ``"scene"`` (the fused
+        cognitive token: which lamp is on, what memory holds), or the instruction and the
+        ``"arm"`` alone.
       goal_noise_m: Standard deviation of what is added to the true goals that the action
         expert learns with; about as far as predicted ones are off.
     """
@@ -76,6 +80,7 @@ class MemoryVLAConfig:
     horizon: int = 8
     head: ActionHeadConfig = dataclasses.field(default_factory=ActionHeadConfig)
     goal_loss: float = 1.0
+    goal_sees: str = "scene"
     goal_noise_m: float = 0.015
 
     def __post_init__(self) -> None:
@@ -91,6 +96,7 @@ class MemoryVLAConfig:
             "store": STORES,
             "condition": CONDITIONS,
             "gate_weighs": DIRECTIONS,
+            "goal_sees": GOAL_SEES,
         }.items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)

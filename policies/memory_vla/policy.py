@@ -64,7 +64,8 @@ class MemoryVLA(Policy):
     """
 
     Config = MemoryVLAConfig
-    version = 2
+    version = 3
+    former = {2: {"goal_sees": "arm"}}
 
     def __init__(self, config: MemoryVLAConfig, interface: Interface) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class MemoryVLA(Policy):
         self.cognition: nn.Module
         if reads := self.trunk.cognitive:
             self.cognition = _as_wide(reads, mind)
-            if full or config.goal_loss:
+            if full or (config.goal_loss and config.goal_sees == "arm"):
                 self.instruction = nn.Linear(reads, width)
         else:
             self.instruction = ByteInstructionEncoder(width)
@@ -112,7 +113,9 @@ class MemoryVLA(Policy):
             self.condition = nn.Linear(mind + 2 * width, condition)
         self.goal: GoalHead | None = None
         if config.goal_loss:
-            self.goal = GoalHead(2 * width, width, width, width, self.trunk.REACH_M * GOAL_SCALE)
+            reach = self.trunk.REACH_M * GOAL_SCALE
+            sees = mind if config.goal_sees == "scene" else width
+            self.goal = GoalHead(2 * width, width, sees, width, reach)
             self.tell_goal = nn.Sequential(
                 nn.Linear(6, 2 * width), nn.SiLU(), nn.Linear(2 * width, condition)
             )
@@ -265,7 +268,8 @@ class MemoryVLA(Policy):
         recalled = torch.cat([value[name] for name in self.trunk.streams], dim=1)
         agreement = (_parts(seen.tokens) * _parts(recalled)).flatten(-2)
         tokens = torch.cat([seen.tokens, perceptual], dim=-1)
-        return features, self.goal(tokens, agreement, seen.positions, context, seen.mask)
+        sees = cognitive if self.config.goal_sees == "scene" else context
+        return features, self.goal(tokens, agreement, seen.positions, sees, seen.mask)
 
     def _aim(self, features: dict[str, Tensor], goal: Tensor, hand_pos_world_m: Tensor) -> None:
         """Tells the action expert the goal [B, 3], and how it lies from the hand."""

@@ -131,6 +131,15 @@ def test_weights_of_another_version_of_the_policy_are_refused(saved, version):
         checkpoint.load(path)
 
 
+def test_weights_of_a_former_version_act_as_they_did(saved):
+    _, path, _ = saved
+    file = path / checkpoint.POLICY_FILE
+    data = json.loads(file.read_text())
+    assert data["config"].pop("goal_sees") == "scene"
+    file.write_text(json.dumps({**data, "policy_version": 2}))
+    assert checkpoint.load(path).policy.config.goal_sees == "arm"
+
+
 def test_broken_description_is_refused(saved):
     _, path, _ = saved
     (path / checkpoint.POLICY_FILE).write_text("{")
