@@ -137,7 +137,9 @@ class SegmentDataset:
         self.label_horizon: int = min(s["label_horizon"] for s in settings)
         self.interface = self._interface()
         self._keys = sorted(set(self.interface.observations) - {INSTRUCTION})
-        self._cache = [self._load(i) for i in range(len(self.stores))] if self._fits() else None
+        # Filled when the first episode is asked for: who refuses a dataset need not wait for it.
+        self._columns: dict[int, tuple[dict[str, np.ndarray], np.ndarray]] = {}
+        self._in_memory = self._fits()
         self._features: dict[str, list[FeatureReader]] = {}
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: dict[tuple[int, int], Future[Segment]] = {}
@@ -183,7 +185,7 @@ class SegmentDataset:
         ``extras`` holds ``goal_pos_world_m`` float32 [B, T, 3], ``goal_valid`` bool [B, T] and
         ``dataset_index`` int64 [B, T] (position in `paths`).
         """
-        if self._cache is not None:
+        if self._in_memory:
             return self._build(step, stage)
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "segments")
@@ -250,9 +252,11 @@ class SegmentDataset:
     # ------------------------------------------------------------ episodes
 
     def _episode(self, dataset: int, index: int) -> dict[str, np.ndarray]:
-        if self._cache is None:
+        if not self._in_memory:
             return self._read(dataset, index)
-        columns, offsets = self._cache[dataset]
+        if dataset not in self._columns:
+            self._columns[dataset] = self._load(dataset)
+        columns, offsets = self._columns[dataset]
         row = self._rows[dataset][index]
         span = slice(offsets[row], offsets[row + 1])
         return {k: v[row] if k == INSTRUCTION else v[span] for k, v in columns.items()}
