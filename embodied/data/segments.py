@@ -44,7 +44,7 @@ class SegmentConfig:
       stages: For each stage of a curriculum the sampling weight of each dataset; empty for one
         stage of equal weights.
       order: ``"segments"``, ``"group"`` or ``"stream"``; see `embodied.data.orders`.
-      ticks: Observation ticks of a row: the longest segment (0 for whole episodes; longer ones
+      order_ticks: Observation ticks of a row: the longest segment (0 for whole episodes; longer ones
         give a random window), those of a group, or those of a stream's step.
       split: ``"train"``, ``"validation"`` or ``"all"``; by episode seed.
       validation_fraction: Share of the episodes that the train split leaves out.
@@ -59,7 +59,7 @@ class SegmentConfig:
     seed: int = 0
     stages: list[list[float]] = dataclasses.field(default_factory=list)
     order: str = "segments"
-    ticks: int = 0
+    order_ticks: int = 0
     split: str = "all"
     validation_fraction: float = 0.0
     cache: str = "auto"
@@ -76,9 +76,9 @@ class SegmentConfig:
         if self.order not in ORDERS:
             raise unknown_name("order of the data", self.order, ORDERS)
         least = 0 if self.order == "segments" else 2
-        if self.ticks < least:
+        if self.order_ticks < least:
             raise ConfigError(
-                f"ticks must be >= {least} for order={self.order}, got {self.ticks}"
+                f"order_ticks must be >= {least} for order={self.order}, got {self.order_ticks}"
                 + (" (published: 16 for a group, 32 for a stream)" if least else "")
             )
 
@@ -120,7 +120,7 @@ class SegmentDataset:
             ],
             self.config.stages,
             self.config.batch_episodes,
-            self.config.ticks,
+            self.config.order_ticks,
             self.config.seed,
         )
         settings = [store.manifest.settings for store in self.stores]

@@ -84,7 +84,8 @@ class TrainConfig:
       observation: ``"rgb"``, ``"rgbd"`` or ``"state"``; names the default datasets.
       data: Dataset directories, one a task; empty for ``data/<task>-<level>-<observation>``.
       data_weights: Sampling weight of each dataset; empty for equal weights.
-      stages: A curriculum instead of `data_weights`; recorded with the run.
+      stages: A curriculum instead of `data_weights`, recorded with the run: for example
+        ``stages="[{steps: 500, weights: [1, 0]}, {steps: 1500}]"``.
       order: ``"segments"`` (whole episodes), ``"group"`` (ticks drawn from an episode) or
         ``"stream"`` (memory goes on from batch to batch); see `embodied.data.orders`.
       order_ticks: Observation ticks of a row: of a group or a stream's step, or at most of a

@@ -72,7 +72,7 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
             config.seed,
             stages=config.stage_weights(),
             order=config.order,
-            ticks=config.order_ticks,
+            order_ticks=config.order_ticks,
         ),
     )
     _check_dataset(config, dataset)

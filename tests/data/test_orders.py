@@ -64,8 +64,8 @@ def test_stages_have_their_own_weights():
     ("options", "message"),
     [
         ({"order": "groups"}, "unknown order of the data 'groups'; did you mean 'group'"),
-        ({"order": "group"}, r"ticks must be >= 2 for order=group, got 0 \(published: 16"),
-        ({"ticks": -1}, "ticks must be >= 0 for order=segments, got -1"),
+        ({"order": "group"}, r"order_ticks must be >= 2 for order=group, got 0 \(published: 16"),
+        ({"order_ticks": -1}, "order_ticks must be >= 0 for order=segments, got -1"),
     ],
 )
 def test_bad_orders(options, message):
@@ -74,7 +74,7 @@ def test_bad_orders(options, message):
 
 
 def test_a_group_begins_an_episode_wherever_its_first_tick_lies(original):
-    dataset = SegmentDataset(original, SegmentConfig(6, order="group", ticks=4))
+    dataset = SegmentDataset(original, SegmentConfig(6, order="group", order_ticks=4))
     segment = dataset.batch(0)
     assert segment.valid.shape == (6, 4)
     assert segment.is_first[:, 0].all() and not segment.is_first[:, 1:].any()
@@ -83,8 +83,8 @@ def test_a_group_begins_an_episode_wherever_its_first_tick_lies(original):
 
 
 def test_a_stream_is_the_episodes_one_behind_the_other(original):
-    dataset = SegmentDataset(original, SegmentConfig(2, order="stream", ticks=5))
-    again = SegmentDataset(original, SegmentConfig(2, order="stream", ticks=5, cache="never"))
+    dataset = SegmentDataset(original, SegmentConfig(2, order="stream", order_ticks=5))
+    again = SegmentDataset(original, SegmentConfig(2, order="stream", order_ticks=5, cache="never"))
     time_s, first = [], []
     for step in range(12):
         segment = dataset.batch(step)

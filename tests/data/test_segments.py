@@ -106,8 +106,8 @@ def test_interface_and_description(original, second):
 
 def test_windows_of_long_episodes(original):
     whole = SegmentDataset(original, SegmentConfig(6, seed=1))
-    cut = SegmentDataset(original, SegmentConfig(6, seed=1, ticks=3))
-    again = SegmentDataset(original, SegmentConfig(6, seed=1, ticks=3, cache="never"))
+    cut = SegmentDataset(original, SegmentConfig(6, seed=1, order_ticks=3))
+    again = SegmentDataset(original, SegmentConfig(6, seed=1, order_ticks=3, cache="never"))
     firsts = 0
     for step in range(6):
         segment, full = cut.batch(step), whole.batch(step)
