@@ -44,8 +44,8 @@ class SegmentConfig:
       stages: For each stage of a curriculum the sampling weight of each dataset; empty for one
         stage of equal weights.
       order: ``"segments"``, ``"group"`` or ``"stream"``; see `embodied.data.orders`.
-      order_ticks: Observation ticks of a row: the longest segment (0 for whole episodes; longer ones
-        give a random window), those of a group, or those of a stream's step.
+      order_ticks: Observation ticks of a row: the longest segment (0 for whole episodes; longer
+        ones give a random window), those of a group, or those of a stream's step.
       split: ``"train"``, ``"validation"`` or ``"all"``; by episode seed.
       validation_fraction: Share of the episodes that the train split leaves out.
       cache: ``"auto"`` keeps everything in memory when it takes at most half of what is free;
