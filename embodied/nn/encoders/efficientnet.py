@@ -93,6 +93,7 @@ class EfficientNetLite(Encoder):
             self.load_state_dict(pretrained_weights(self.state_dict()))
         if options.learn == "frozen":
             self.requires_grad_(False)
+        self.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> EfficientNetLite:
         """Sets the mode; batch norms stay as in evaluation."""
@@ -106,7 +107,8 @@ class EfficientNetLite(Encoder):
         batch, cameras = images_f32.shape[:2]
         # What the weights were trained with: (pixel - 127) / 128.
         x = (images_f32.flatten(0, 1) * 255.0 - 127.0) / 128.0
-        x = self.blocks(self.stem(x))
+        # Depthwise convolutions are a good deal faster with the channels last.
+        x = self.blocks(self.stem(x.contiguous(memory_format=torch.channels_last)))
         return x.flatten(2).transpose(1, 2).unflatten(0, (batch, cameras)), None
 
 
