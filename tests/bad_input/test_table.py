@@ -37,6 +37,9 @@ from tests.bad_input.damage import (
     unfinished,
 )
 
+TINY = [*TRAIN, "policy.config.trunk=tiny", "policy.config.encoder.image_size=16"]
+"""An encoder that fits the pictures of ``data``."""
+
 NAMES = [
     (["evaluate", "run", "task=remember_colour"], "did you mean 'remember_color'?"),
     (["evaluate", "run", "level=eazy"], "did you mean 'easy'?"),
@@ -67,6 +70,14 @@ NAMES = [
     ([*TRAIN, "device=gpu"], "unknown device 'gpu'"),
     ([*TRAIN, "data=data", "policy.config.trunk=cnov"], "did you mean 'conv'?"),
     ([*TRAIN, "data=data", "policy.config.head.kind=flw"], "did you mean 'flow'?"),
+    ([*TRAIN, "data=data", "policy.config.head.dit.perception=alive"], "did you mean 'live'?"),
+    ([*TRAIN, "data=data", "policy.config.goal_sees=arms"], "did you mean 'arm'?"),
+    ([*TRAIN, "data=data", "policy.config.encoder.patch=8"], "trunk=conv has no encoder"),
+    ([*TINY, "data=data", "policy.config.encoder.pach=8"], "did you mean 'patch'?"),
+    ([*TRAIN, "data=data", "memory.config.overflow=retain"], "unknown overflow rule 'retain'"),
+    ([*TRAIN, "data=data", "order=groop"], "did you mean 'group'?"),
+    ([*TRAIN, "data=data", "levels=[eazy]"], "did you mean 'easy'?"),
+    (["evaluate", "run", "clock=call"], "did you mean 'calls'?"),
 ]
 
 TYPES = [
@@ -89,6 +100,13 @@ TYPES = [
     ([*TRAIN, "data=data", "policy.config.blocks=-1"], "blocks must be >= 0"),
     ([*TRAIN, "data=data", "memory.config.capacity=0"], "choose memory=none"),
     ([*TRAIN, "data=data", "memory.config.heads=5"], "heads must divide the width 16, got 5"),
+    ([*TRAIN, "data=data", "memory.config.anchor=16"], "pins all of the 16 slots"),
+    ([*TRAIN, "data=data", "policy.config.head.guidance=1.5"], "set condition_dropout too"),
+    ([*TRAIN, "data=data", "levels=[easy,hard]"], "1 tasks need as many levels"),
+    ([*TRAIN, "data=data", "order=stream"], "order_ticks must be >= 2 for order=stream, got 0"),
+    ([*TRAIN, "data=data", "stages=[{steps: 9}, {steps: 9}]"], "the last would never begin"),
+    ([*TRAIN, "data=data", "policy.config.trunk=tiny"], "16 px wide, the encoder takes"),
+    ([*TINY, "data=data", "policy.config.token_grid=3"], "token_grid=3 must divide"),
     (["collect", f"task={TASK}", "out=new", "workers=-1"], "num_workers must be at least 0"),
     (
         ["collect", f"task={TASK}", "out=new", "workers=0", "observe_period_s=0.03"],
