@@ -11,7 +11,7 @@ import pytest
 from embodied.claims import index, publish
 from embodied.claims.verify import verify_claim
 from embodied.core.errors import CheckpointError, ConfigError, DataError
-from embodied.evaluate.results import read_episodes, write_episodes
+from embodied.evaluate.results import EpisodeResult, read_episodes, write_episodes
 
 FIRST = 2_000_001
 
@@ -179,6 +179,62 @@ def test_publishing_refuses(published, evaluations):
     again = publish.add_claim([first[1]], name="memory_vla-x", root=root)
     assert again["checkpoint"] == row["checkpoint"]
     assert second[1].exists()
+
+
+def test_a_claim_of_several_levels(tmp_path):
+    """Rows of one policy that was evaluated on two levels: one at a time, or as a suite."""
+    row = {
+        **dict.fromkeys(publish.SAME), "task": "color", "level": "easy", "role": "policy",
+        "intervene": "none", "privileged": False, "n": 2, "policy": "memory_vla", "knobs": {"K": 3},
+        "memory": "gru", "observation": "rgb", "ceiling": 0.5, "expert": 1.0, "eval_seeds": [5, 6],
+    }  # fmt: skip
+    hard = row | {"level": "hard", "knobs": {"K": 9}}
+    episodes = [
+        EpisodeResult(
+            "color",
+            level,
+            seed,
+            0,
+            level == "easy",
+            True,
+            "a",
+            "",
+            9,
+            1.0,
+            0.0,
+            3,
+            8,
+            0,
+            train_seed=0,
+        )
+        for level in ("easy", "hard")
+        for seed in (5, 6)
+    ]
+    source = tmp_path / "evaluation"
+    results = {
+        "rows": [row, hard],
+        "policy": {"train": {"seed": 0}, "sha256": "0"},
+        "command": "c",
+        "commit": "d",
+    }
+    source.mkdir()
+    (source / "results.json").write_text(json.dumps(results))
+    write_episodes(source / "episodes.jsonl", episodes)
+    config = tmp_path / "config.yaml"
+    config.write_text("seed: 0\n")
+
+    def publish_one(**options):
+        return publish.add_claim(
+            [source], train_config=config, root=tmp_path / "results", **options
+        )
+
+    with pytest.raises(DataError, match="hold color easy, color hard; say task= and level="):
+        publish_one()
+    with pytest.raises(DataError, match="level medium"):
+        publish_one(level="medium")
+    easy, both = publish_one(level="easy"), publish_one(suite="colors")
+    assert (easy["id"], easy["success"], easy["n"]) == ("memory_vla-color-k3-rgb-gru", 1.0, 2)
+    assert (both["level"], both["success"], both["n"]) == ("easy-hard", 0.5, 4)
 
 
 def test_training_is_followed_back_to_its_first_run(tmp_path):

@@ -43,6 +43,7 @@ def add_claim(
     evaluations: Sequence[str | Path],
     *,
     task: str | None = None,
+    level: str | None = None,
     suite: str | None = None,
     role: str = "policy",
     intervene: str = NONE,
@@ -60,7 +61,9 @@ def add_claim(
       evaluations: Results directories; several of equal settings and different training seeds
         are pooled (the interval then counts episodes, the report lists each training seed).
       task: Which task of them; may be left out where there is one.
-      suite: Pools all tasks instead, under this name; ceiling and expert are their means.
+      level: Which level of it; may be left out where there is one.
+      suite: Pools all tasks and levels instead, under this name; ceiling and expert are their
+        means.
       role: ``"policy"``, or ``"twin"`` for the twin that was evaluated beside it.
       intervene: Which intervention's rows.
       name: The claim's id; by default policy, task, size, observation, and what is unusual.
@@ -84,10 +87,11 @@ def add_claim(
     if bool(task) and bool(suite):
         raise ConfigError("a claim is about one task or about a suite, not both")
     sources = [_Source(Path(path)) for path in evaluations]
-    rows = [row for source in sources for row in source.rows(task, suite, role, intervene)]
-    tasks = sorted({row["task"] for row in rows})
-    if not suite and len(tasks) > 1:
-        raise DataError(f"the evaluations hold the tasks {tasks}; say task= or suite=")
+    rows = [row for source in sources for row in source.rows(task, level, role, intervene)]
+    settings = list(dict.fromkeys((row["task"], row["level"]) for row in rows))
+    if not suite and len(settings) > 1:
+        held = ", ".join(map(" ".join, settings))
+        raise DataError(f"the evaluations hold {held}; say task= and level=, or suite=")
     _check_together(rows, per_task=bool(suite))
     train_seeds = [source.train_seed(role) for source in sources]
     if len(set(train_seeds)) != len(train_seeds):
@@ -96,16 +100,17 @@ def add_claim(
         e
         for source in sources
         for e in source.episodes(role)
-        if e.task in tasks and e.intervene == intervene
+        if (e.task, e.level) in settings and e.intervene == intervene
     ]
     first = rows[0]
     swaps = _swapped(
-        sources if swapped is None else [_Source(Path(p)) for p in swapped], tasks, role
+        sources if swapped is None else [_Source(Path(p)) for p in swapped], settings, role
     )
     numbers = summarise(episodes, _mean(rows, "ceiling"), _mean(rows, "expert"))
     row = {field: numbers.get(field, first.get(field)) for field in FIELDS}
     row |= {
         "task": suite or first["task"],
+        "level": "-".join(dict.fromkeys(lev for _, lev in settings)),
         "knobs": {} if suite else first["knobs"],
         "memory": first["memory"] or None,
         "intervene": intervene,
@@ -148,20 +153,22 @@ class _Source:
         self.results = read_json(path / "results.json")
 
     def rows(
-        self, task: str | None, suite: str | None, role: str, intervene: str
+        self, task: str | None, level: str | None, role: str, intervene: str
     ) -> list[dict[str, Any]]:
         rows = [
             row
             for row in self.results["rows"]
             if row["role"] == role
             and row["intervene"] == intervene
-            and (suite or task is None or row["task"] == task)
+            and task in (None, row["task"])
+            and level in (None, row["level"])
         ]
         if not rows:
-            held = [(r["role"], r["task"], r["intervene"]) for r in self.results["rows"]]
+            names = ("role", "task", "level", "intervene")
+            held = [tuple(r[n] for n in names) for r in self.results["rows"]]
             raise DataError(
-                f"{self.path} has no row of role {role!r}, task {task or 'any'}, intervention "
-                f"{intervene!r}; it has {held}"
+                f"{self.path} has no row of role {role!r}, task {task or 'any'}, level "
+                f"{level or 'any'}, intervention {intervene!r}; it has {held}"
             )
         if any(row["privileged"] for row in rows):
             raise ConfigError(
@@ -180,7 +187,8 @@ class _Source:
 
 def _check_together(rows: Sequence[dict[str, Any]], per_task: bool) -> None:
     for row in rows:
-        other = next(r for r in rows if r["task"] == row["task"])
+        same = (row["task"], row["level"])
+        other = next(r for r in rows if (r["task"], r["level"]) == same)
         fields = [f for f in (*SAME, "eval_seeds") if row[f] != other[f]]
         if fields:
             both = {f: (other[f], row[f]) for f in fields}
@@ -191,14 +199,16 @@ def _check_together(rows: Sequence[dict[str, Any]], per_task: bool) -> None:
             raise DataError(f"a suite needs equally many episodes of each task, got {counts}")
 
 
-def _swapped(sources: Sequence[_Source], tasks: Sequence[str], role: str) -> list[EpisodeResult]:
+def _swapped(
+    sources: Sequence[_Source], settings: Sequence[tuple[str, str]], role: str
+) -> list[EpisodeResult]:
     if role != "policy":
         return []
     return [
         e
         for source in sources
         for e in source.episodes(role)
-        if e.intervene == SWAPPED and e.task in tasks
+        if e.intervene == SWAPPED and (e.task, e.level) in settings
     ]
 
 
