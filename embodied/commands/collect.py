@@ -9,7 +9,7 @@ from embodied import registry
 from embodied.collect import collect
 from embodied.commands.base import Command, command_line, finish, take
 from embodied.core.errors import ConfigError
-from embodied.core.task import EnvConfig
+from embodied.core.task import EnvConfig, paired_levels
 
 
 @dataclasses.dataclass
@@ -19,6 +19,7 @@ class Options(EnvConfig):
     Attributes:
       task: Task names; each makes a dataset of its own.
       level: Level of the tasks.
+      levels: Level of each task, where they differ; a task may stand there once a level.
       episodes: Seeds to try; more than a finished dataset holds extends it.
       out: Dataset directory; empty for ``data/<task>-<level>-<observation>``.
       seed_start: First seed.
@@ -32,6 +33,7 @@ class Options(EnvConfig):
 
     task: list[str] = dataclasses.field(default_factory=list)
     level: str = "easy"
+    levels: list[str] = dataclasses.field(default_factory=list)
     episodes: int = 2000
     out: str = ""
     seed_start: int = 0
@@ -54,14 +56,16 @@ def run(options: Options) -> None:
             "leave it out"
         )
     config = take(EnvConfig, options)
-    for task in options.task:
-        registry.task_info(task).knobs(options.level, config.knobs)
+    levels = paired_levels(options.task, options.level, options.levels)
+    settings = list(zip(options.task, levels, strict=True))
+    for task, level in settings:
+        registry.task_info(task).knobs(level, config.knobs)
     made = Path()
-    for task in options.task:
-        made = Path(options.out or f"data/{task}-{options.level}-{options.observation}")
+    for task, level in settings:
+        made = Path(options.out or f"data/{task}-{level}-{options.observation}")
         result = collect(
             task,
-            options.level,
+            level,
             config,
             episodes=options.episodes,
             out=made,
@@ -73,12 +77,14 @@ def run(options: Options) -> None:
             label_horizon=options.label_horizon,
             resume=options.resume,
         )
-        print(f"{task}: {result.stored} episodes stored, {result.new} of them new")
+        print(f"{task} {level}: {result.stored} episodes stored, {result.new} of them new")
         for seed, reason in sorted(result.failed.items()):
             print(f"  seed {seed} left out: {reason}")
     if len(options.task) > 1:
-        tasks = ",".join(options.task)
-        finish(None, command_line("embodied", "train", f"task={tasks}", f"level={options.level}"))
+        names = [f"task={','.join(options.task)}", f"level={options.level}"]
+        if options.levels:
+            names[1] = f"levels={','.join(options.levels)}"
+        finish(None, command_line("embodied", "train", *names))
     else:
         finish(made, command_line("embodied", "data", "show", made))
 

@@ -99,3 +99,16 @@ _CHOICES = {
     "visuals": ("lite", "full"),
     "reward": ("sparse", "dense"),
 }
+
+
+def paired_levels(tasks: list[str], level: str, levels: list[str]) -> list[str]:
+    """Returns the level of each task: `levels`, or `level` for all where that is empty.
+
+    Raises:
+      ConfigError: Unless there are as many as tasks.
+    """
+    if levels and len(levels) != len(tasks):
+        raise ConfigError(
+            f"{len(tasks)} tasks need as many levels, got {levels}; or give level= for all"
+        )
+    return levels or [level] * len(tasks)

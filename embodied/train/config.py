@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from embodied.core.errors import ConfigError
+from embodied.core.task import paired_levels
 
 
 @dataclasses.dataclass
@@ -136,10 +137,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.task:
             raise ConfigError("task is empty: name at least one, for example task=remember_color")
-        if self.levels and len(self.levels) != len(self.task):
-            raise ConfigError(
-                f"{len(self.task)} tasks need as many levels, got {self.levels}; or give level="
-            )
+        self.task_levels()
         self._check_stages()
         if self.data and len(self.data) != len(self.task):
             raise ConfigError(
@@ -169,7 +167,7 @@ class TrainConfig:
 
     def task_levels(self) -> list[str]:
         """Returns the level of each task."""
-        return self.levels or [self.level] * len(self.task)
+        return paired_levels(self.task, self.level, self.levels)
 
     def stage_weights(self) -> list[list[float]]:
         """Returns the sampling weights of each stage."""
