@@ -19,7 +19,10 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from embodied.core.errors import EmbodiedError, unknown_name  # noqa: E402
 
-STUDIES = {"memory_vla_ablations": "what each choice of MemoryVLA is worth"}
+STUDIES = {
+    "memory_vla_ablations": "what each choice of MemoryVLA is worth",
+    "busy_gaps": "what a bank keeps of a cue over a long gap in which other things happen",
+}
 """Name -> question; each is a module of scripts/studies with a ``STUDY``."""
 
 

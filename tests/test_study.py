@@ -94,6 +94,21 @@ def test_table_and_picture(study: Any, script: Any, tmp_path: Path) -> None:  # 
     assert picture.count("<circle") == 3 and "another &lt;way&gt;" in picture
 
 
+def test_curves(study: Any, script: Any) -> None:  # noqa: F811
+    table, v = script("studies.table"), study.Variant
+    lines = [
+        study.Line(v(f"a{at}", "", like="a", at=at), wins, 10, (wins / 10,), None, {})
+        for at, wins in ((60, 2), (5, 9), (15, 7))
+    ]
+    question = study.Study("toy", "A toy", "", (), (), (), axis="seconds <of gap>")
+    picture = table.curves(question, lines)
+    assert picture.count("<circle") == 3 and picture.count("<polyline") == 1
+    points = picture.split('points="')[1].split('"')[0].split()
+    heights = [float(point.split(",")[1]) for point in points]
+    assert heights == sorted(heights)  # success falls from left to right, so y grows
+    assert "seconds &lt;of gap&gt;" in picture
+
+
 def test_names_are_checked(study: Any) -> None:
     with pytest.raises(Exception, match="unknown variant of toy 'our'; did you mean 'ours'"):
         toy(study).chosen(["our"])
@@ -109,9 +124,10 @@ def test_every_option_of_the_studies_composes(script: Any) -> None:  # noqa: F81
     from embodied.commands.train import check_names
 
     script("studies.study")
-    question = script("studies.memory_vla_ablations").STUDY
-    assert len({v.name for v in question.variants}) == len(question.variants)
-    for variant in question.variants:
+    questions = [script(f"studies.{name}").STUDY for name in script("study").STUDIES]
+    for question in questions:
+        assert len({v.name for v in question.variants}) == len(question.variants)
+    for question, variant in ((q, v) for q in questions for v in q.variants):
         command = base.load("train")
         options = base.parse(command, [*question.train, *variant.train], "train")
         check_names(options)

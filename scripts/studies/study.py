@@ -33,6 +33,7 @@ class Variant:
       evaluate: ``key=value`` of ``embodied evaluate`` beside those of the study.
       seeds: Training seeds.
       like: A variant whose runs it evaluates in another way, instead of training its own.
+      at: Where it stands on the axis of a curve, with all others that are `like` the same.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Variant:
     evaluate: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     like: str = ""
+    at: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Study:
       train: ``key=value`` of every training.
       evaluate: ``key=value`` of every evaluation.
       variants: The lines; the first is the reference.
+      axis: What `Variant.at` means, where the study has curves.
       probe: Datasets of demonstrations that no run learns from; the cue is looked for in what
         the policies keep and act on (`embodied.evaluate.probe`).
     """
@@ -65,6 +68,7 @@ class Study:
     evaluate: tuple[str, ...]
     variants: tuple[Variant, ...]
     probe: tuple[str, ...] = ()
+    axis: str = ""
 
     def chosen(self, names: Sequence[str]) -> list[Variant]:
         """Returns the variants of these names, or all."""

@@ -11,6 +11,7 @@ from embodied.core.files import write_atomic, write_json
 from embodied.evaluate.report import interval, percent
 from studies.study import Line, Study
 
+COLORS = ("#3b76c4", "#d1622b", "#3f9142", "#8a56ac", "#8c6d31", "#c23b75")
 ROW, LEFT, WIDTH, RIGHT = 22, 330, 360, 70
 """Pixels: height of a line, room for labels, length of the axis, room for numbers."""
 
@@ -19,6 +20,8 @@ def write(directory: Path, study: Study, lines: Sequence[Line]) -> Path:
     """Writes ``README.md``, ``plot.svg`` and ``results.json``; returns the directory."""
     write_json(directory / "results.json", [_plain(line) for line in lines])
     write_atomic(directory / "plot.svg", plot(study, lines))
+    if study.axis:
+        write_atomic(directory / "curves.svg", curves(study, lines))
     write_atomic(directory / "README.md", markdown(study, lines))
     return directory
 
@@ -40,6 +43,8 @@ def markdown(study: Study, lines: Sequence[Line]) -> str:
         for line in lines
     ]
     text = [f"# {study.title}", "", study.about, "", "![success of each variant](plot.svg)", ""]
+    if study.axis:
+        text += [f"![success over {study.axis}](curves.svg)", ""]
     text += ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
     missing = len(study.variants) - len(lines)
     text += [
@@ -87,6 +92,55 @@ def plot(study: Study, lines: Sequence[Line]) -> str:
             f'<text x="{LEFT + WIDTH + 10}" y="{y + 4}">{percent(line.successes / line.n)}</text>',
         ]
     width = LEFT + WIDTH + RIGHT
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" font-family="sans-serif" font-size="12" role="img" '
+        f'aria-label="{escape(study.title)}"><rect width="100%" height="100%" fill="#fff"/>'
+        f"{''.join(parts)}</svg>\n"
+    )
+
+
+def curves(study: Study, lines: Sequence[Line]) -> str:
+    """Returns an SVG: success over `study.axis`, a curve for each trained variant."""
+    width, height, left, top, bottom = 640, 340, 60, 20, 60
+    named = {line.variant.like: [] for line in lines if line.variant.at is not None}
+    for line in lines:
+        if line.variant.at is not None:
+            named[line.variant.like].append(line)
+    places = sorted({line.variant.at for some in named.values() for line in some})  # type: ignore[type-var]
+    step = (width - left - 180) / max(1, len(places) - 1)
+    x = {place: left + step * index for index, place in enumerate(places)}
+
+    def y(value: float) -> float:
+        return top + (height - top - bottom) * (1 - value)
+
+    parts = [
+        f'<line x1="{left}" x2="{width - 180}" y1="{y(v):.1f}" y2="{y(v):.1f}" stroke="#d5d9de"/>'
+        f'<text x="{left - 8}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.0%}</text>'
+        for v in (0.0, 0.25, 0.5, 0.75, 1.0)
+    ]
+    parts += [
+        f'<text x="{x[p]:.1f}" y="{height - bottom + 20}" text-anchor="middle">{p:g}</text>'
+        for p in places
+    ]
+    parts.append(
+        f'<text x="{(left + width - 180) / 2}" y="{height - 12}" text-anchor="middle">'
+        f"{escape(study.axis)}</text>"
+    )
+    for index, (name, some) in enumerate(named.items()):
+        color = COLORS[index % len(COLORS)]
+        some.sort(key=lambda line: line.variant.at or 0.0)
+        points = [(x[line.variant.at], y(line.successes / line.n), line) for line in some]
+        path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _ in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        for px, py, line in points:
+            low, high = line.interval
+            parts.append(
+                f'<line x1="{px:.1f}" x2="{px:.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}" '
+                f'stroke="{color}"/><circle cx="{px:.1f}" cy="{py:.1f}" r="3.5" fill="{color}"/>'
+            )
+        label_y = top + 20 * index + 12
+        parts.append(f'<text x="{width - 160}" y="{label_y}" fill="{color}">{escape(name)}</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" font-family="sans-serif" font-size="12" role="img" '
