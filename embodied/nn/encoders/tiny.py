@@ -30,7 +30,7 @@ class TinyOptions(EncoderOptions):
     """
 
     patch: int = 8
-    width: int = 128
+    width: int = 96
     heads: int = 4
     vision_depth: int = 3
     language_depth: int = 2
