@@ -1,10 +1,9 @@
 """MemoryVLA behind an image encoder: streams, grounding, the published condition, refusals."""
 
 import pytest
-import torch
 
 from embodied.core.errors import ConfigError, SpecMismatch
-from tests.policies.test_memory_vla import IMAGES, make, make_segment
+from tests.policies.test_memory_vla import IMAGES, make, make_segment, without_gradient
 
 ENCODER = {"image_size": 32, "patch": 8, "width": 32, "heads": 2, "vision_depth": 1,
            "language_depth": 1}  # fmt: skip
@@ -36,15 +35,7 @@ def test_all_cameras_share_one_stream_and_one_compressor():
 @pytest.mark.parametrize("options", [{}, PUBLISHED, {"compress": "squeeze_excite_wide"}], ids=str)
 def test_loss_reaches_every_parameter(options):
     policy = tiny(**options)
-    segment = make_segment(policy)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    out = policy.loss(segment, policy.initial_state(3), torch.Generator().manual_seed(0))
-    out.loss.backward()
-    assert torch.isfinite(out.loss)
-    dead = [n for n, p in policy.named_parameters() if p.grad is None or not p.grad.any()]
-    assert dead == []
+    assert without_gradient(policy, make_segment(policy)) == []
 
 
 def test_the_published_condition_is_the_fused_cognitive_token_alone():
