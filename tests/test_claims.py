@@ -221,7 +221,7 @@ def test_a_claim_of_several_levels(tmp_path):
     (source / "results.json").write_text(json.dumps(results))
     write_episodes(source / "episodes.jsonl", episodes)
     config = tmp_path / "config.yaml"
-    config.write_text("seed: 0\n")
+    config.write_text("seed: 0\ninit: /home/somebody/runs/first\n")
 
     def publish_one(**options):
         return publish.add_claim(
@@ -233,6 +233,9 @@ def test_a_claim_of_several_levels(tmp_path):
     with pytest.raises(DataError, match="level medium"):
         publish_one(level="medium")
     easy, both = publish_one(level="easy"), publish_one(suite="colors")
+    # No folder of a machine is published.
+    published = (tmp_path / "results" / easy["id"] / "config.yaml").read_text()
+    assert published == "seed: 0\ninit: first\n"
     assert (easy["id"], easy["success"], easy["n"]) == ("memory_vla-color-k3-rgb-gru", 1.0, 2)
     assert (both["level"], both["success"], both["n"]) == ("easy-hard", 0.5, 4)
 

@@ -20,11 +20,11 @@ from embodied.claims.index import (
     read_index,
     results_root,
 )
-from embodied.config import load_yaml
+from embodied.config import load_yaml, save_yaml
 from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import read_json, write_atomic, write_json
 from embodied.evaluate import stats
-from embodied.evaluate.provenance import sha256
+from embodied.evaluate.provenance import sha256, shown
 from embodied.evaluate.results import NONE, SWAPPED, EpisodeResult, read_episodes, write_episodes
 from embodied.evaluate.summary import summarise, swap_summary
 from embodied.train.checkpoint import MODEL_FILE, POLICY_FILE, resolve
@@ -247,10 +247,15 @@ def _publish(
         if swaps:
             write_episodes(scratch / SWAPPED_EPISODES, swaps)
         for source in sources:
-            write_json(scratch / f"evaluation-{source.train_seed(role)}.json", source.results)
+            results = dict(source.results)
+            for network in ("policy", "twin"):
+                if results.get(network):
+                    train = _shown_init(results[network]["train"])
+                    results[network] = {**results[network], "train": train}
+            write_json(scratch / f"evaluation-{source.train_seed(role)}.json", results)
         for number, config in enumerate(_train_configs(checkpoint, train_config)):
             name = f"init-{number}.yaml" if number else "config.yaml"
-            shutil.copyfile(config, scratch / name)
+            save_yaml(scratch / name, _shown_init(load_yaml(config)))
         row["checkpoint"] = _ship(checkpoint, sources, role, row["id"], scratch, root)
         write_atomic(scratch / "report.md", _report(row, episodes, swaps, root))
         if folder.exists():
@@ -308,9 +313,18 @@ def _ship(
             f"{MAX_CHECKPOINT_MB:g} MB, since git keeps it for ever"
         )
     (scratch / CHECKPOINT).mkdir()
-    for file in (POLICY_FILE, MODEL_FILE):
-        shutil.copyfile(directory / file, scratch / CHECKPOINT / file)
+    shutil.copyfile(directory / MODEL_FILE, scratch / CHECKPOINT / MODEL_FILE)
+    policy = read_json(directory / POLICY_FILE)
+    write_json(
+        scratch / CHECKPOINT / POLICY_FILE, {**policy, "train": _shown_init(policy["train"])}
+    )
     return f"{name}/{CHECKPOINT}"
+
+
+def _shown_init(train: dict[str, Any]) -> dict[str, Any]:
+    """Returns a run's description with ``init`` as results show paths, if it has one."""
+    init = train.get("init")
+    return {**train, "init": shown(Path(init))} if init else train
 
 
 def _report(
