@@ -43,6 +43,8 @@ class EpisodeResult:
       donor_cue: Cue of the swapped-in memory's episode; None without a swap.
       followed: Whether the commit is what the donor's cue demands; None without a swap.
       train_seed: Seed of the training run, where known.
+      keyframes: How many keyframes were ``reached``, reached by ``contact``, ``stalled``, out of
+        time (``timeout``) or ``clipped`` to the workspace; None for other actions.
     """
 
     task: str
@@ -64,6 +66,7 @@ class EpisodeResult:
     donor_cue: int | None = None
     followed: bool | None = None
     train_seed: int | None = None
+    keyframes: dict[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON-ready plain data."""

@@ -235,6 +235,7 @@ class _Loop:
             self.intervention.start(row)
             if self.jobs[row].donor:
                 self.intervention.donors[row] = None
+            self.executor.tally(int(row))  # counts of an earlier episode
         self.live |= rows
         self.first |= rows
         self.length[rows] = self.observed[rows] = self.since[rows] = 0
@@ -330,14 +331,15 @@ class _Loop:
         return moving, moving & (np.asarray(terminated) | np.asarray(truncated))
 
     def will_render(self, moving: np.ndarray) -> np.ndarray:
-        """Returns the rows whose next tick is surely an observation tick.
+        """Returns the rows whose next tick may be an observation tick; call after `act`.
 
-        Gates can't be foreseen; the environment renders there by itself.
+        Gates can't be foreseen; the environment renders there by itself. Under ``"period"`` the
+        next tick is known, a decision is only known to be near.
         """
         if not self.reads_images:
             return np.zeros(self.batch, bool)
         if self.spec.observe_on != PERIOD:
-            return moving
+            return moving & self.executor.soon()
         return moving & (self.since >= self.period)
 
     def finish(self, row: int) -> Iterator[tuple[int, EpisodeResult]]:
@@ -367,6 +369,7 @@ class _Loop:
             intervened=happened,
             donor_cue=donor.cue if swapped else None,
             followed=commit == donor.target if swapped else None,
+            keyframes=self.executor.tally(row),
         )
         if self.recorder is not None and self.recorder.wants(job.index):
             self.recorder.finish(job.index, result)

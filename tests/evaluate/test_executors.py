@@ -67,14 +67,17 @@ def test_clear_forgets_motion_and_gripper(name):
         np.testing.assert_array_equal(executor.act({}, ALL)[0], fresh.act({}, ALL)[0])
 
 
-def test_whole_chunk_runs_when_observing_on_decisions():
-    executor = build_executor(ExecutorConfig(), spec(5, observe_on="decision"), 2)
+@pytest.mark.parametrize("name", ["prefix", "ensemble"])
+def test_whole_chunk_runs_when_observing_on_decisions(name):
+    executor = build_executor(ExecutorConfig(name), spec(5, observe_on="decision"), 2)
     assert executor.decisions({}).all()
     executor.accept(chunks(horizon=5), ALL, {})
-    for _ in range(5):
+    for k in range(5):
         assert not executor.decisions({}).any()
         executor.act({}, ALL)
+        assert (executor.soon() == (k == 4)).all()
     assert executor.decisions({}).all()
+    assert executor.tally(0) is None  # chunks have no outcome to count
 
 
 def test_ensemble_weighs_by_cosine_to_the_newest():

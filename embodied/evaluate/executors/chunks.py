@@ -1,93 +1,16 @@
-"""Executors turn a policy's answer into one control action a tick.
+"""Executors of action chunks: run the newest one, or blend those that overlap.
 
-numpy only, batched over rows, and blind to everything but observation keys: the same code
-runs in the simulator's runner and in the loop beside a robot. Shape letters: B rows, K actions
-in a chunk, A action size, H chunks kept for ensembling.
-
-What an executor holds between ticks is motion that was decided from an earlier observation.
-It must not outlive that observation's phase (it would be memory in disguise), so the caller
-clears rows at the start of an episode, at every gate and while a row is held.
+Shape letters: B rows, K actions in a chunk, A action size, H chunks kept for ensembling.
 """
 
 from __future__ import annotations
 
-import abc
-import dataclasses
-from collections.abc import Mapping
-
 import numpy as np
 
-from embodied.core.errors import ActionError, ConfigError, unknown_name
+from embodied.core.errors import ActionError, ConfigError
 from embodied.core.specs import EE_DELTA_CHUNK, JOINT_CHUNK, PolicySpec
 from embodied.core.ticks import PERIOD, period_ticks
-
-EXECUTORS = ("prefix", "ensemble")
-GRIPPERS = ("binary", "continuous")
-
-Observation = Mapping[str, np.ndarray]
-
-
-@dataclasses.dataclass
-class ExecutorConfig:
-    """Which executor, recorded in every result.
-
-    Attributes:
-      name: ``"prefix"`` (run the newest chunk) or ``"ensemble"`` (blend overlapping chunks).
-      gripper: ``"binary"`` sends the sign of the last element (>= 0 closes), ``"continuous"``
-        sends it as it is.
-      ensemble_chunks: H, newest chunks blended by ``"ensemble"``.
-      ensemble_alpha: Weight of the cosine in ``"ensemble"``. Source: MemoryVLA, alpha = 0.1.
-    """
-
-    name: str = "prefix"
-    gripper: str = "binary"
-    ensemble_chunks: int = 4
-    ensemble_alpha: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.name not in EXECUTORS:
-            raise unknown_name("executor", self.name, EXECUTORS)
-        if self.gripper not in GRIPPERS:
-            raise unknown_name("gripper", self.gripper, GRIPPERS)
-        if self.ensemble_chunks < 1:
-            raise ConfigError(f"ensemble_chunks must be >= 1, got {self.ensemble_chunks}")
-
-
-class Executor(abc.ABC):
-    """Base of every executor; one object serves all B rows.
-
-    Order of calls at a control tick: `clear` (gates, holds, new episodes), `accept` for rows
-    whose policy answered, `act` for rows that move. `decisions` is asked after the control
-    tick, with the new observation.
-    """
-
-    @abc.abstractmethod
-    def clear(self, rows: np.ndarray) -> None:
-        """Forgets everything about the rows in `rows` (bool [B])."""
-
-    @abc.abstractmethod
-    def accept(self, chunk: np.ndarray, rows: np.ndarray, observation: Observation) -> None:
-        """Takes a policy's answer.
-
-        Args:
-          chunk: float32 [B, K, A]; rows outside `rows` are ignored.
-          rows: bool [B]; rows whose policy answered at this tick.
-          observation: Key -> [B, ...], the observation the answer belongs to.
-
-        Raises:
-          ActionError: If an answer of `rows` is not finite or has another shape.
-        """
-
-    @abc.abstractmethod
-    def act(self, observation: Observation, rows: np.ndarray) -> np.ndarray:
-        """Returns float32 [B, A]: the action of this control tick; zeros outside `rows`."""
-
-    @abc.abstractmethod
-    def decisions(self, observation: Observation) -> np.ndarray:
-        """Returns bool [B]: rows that need a new answer (reached, failed or used up).
-
-        Only policies that observe on decisions depend on it.
-        """
+from embodied.evaluate.executors.base import Executor, Observation
 
 
 class ChunkExecutor(Executor):
@@ -181,6 +104,9 @@ class ChunkPrefix(ChunkExecutor):
     def decisions(self, observation: Observation) -> np.ndarray:
         return self.age >= self.steps
 
+    def soon(self) -> np.ndarray:
+        return self.age >= self.steps
+
 
 class ChunkEnsemble(ChunkExecutor):
     """Blends what the newest H chunks say about this control tick.
@@ -235,9 +161,5 @@ class ChunkEnsemble(ChunkExecutor):
     def decisions(self, observation: Observation) -> np.ndarray:
         return self.ages[:, 0] >= self.steps
 
-
-def build_executor(config: ExecutorConfig, spec: PolicySpec, batch: int) -> Executor:
-    """Returns the executor that `config` names for `batch` rows of a policy."""
-    if config.name == "prefix":
-        return ChunkPrefix(spec, batch, config.gripper)
-    return ChunkEnsemble(spec, batch, config.gripper, config.ensemble_chunks, config.ensemble_alpha)
+    def soon(self) -> np.ndarray:
+        return self.ages[:, 0] >= self.steps
