@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _SHARD_BYTES = 64 * 2**20  # raw pictures of a shard; merged in memory
 _SHARD_EPISODES = 32
+PAUSE_TICKS = 20
+"""Most ticks that a demonstrator observed on decisions waits for rest at a keyframe (it takes 2
+to 6 where nothing is in the way)."""
 
 
 @dataclasses.dataclass
@@ -75,7 +78,8 @@ def collect(
       seed_start: First seed; training seeds stay below `VALIDATION_SEED_START`.
       noise: Scale of the demonstrator's noise and bursts, 0 for clean episodes.
       num_workers: Processes; 0 works in this process; all available cores when None.
-      observe_on: ``"period"`` or ``"decision"``.
+      observe_on: ``"period"`` or ``"decision"``; the demonstrator pauses at keyframes under
+        the latter, and each observation is labelled with the next one.
       observe_period_s: Seconds between observation ticks under ``"period"``.
       label_horizon: K, actions in a label chunk.
       resume: Continue what is in `out`; False refuses an existing dataset.
@@ -94,7 +98,8 @@ def collect(
     if env_factory is None:
         from embodied import registry
 
-        registry.task_info(task).knobs(level, config.knobs)  # fail before processes start
+        # Fail before processes start.
+        registry.imitation_task(task).knobs(level, config.knobs)
         env_factory = registry.make_env
     directory = Path(out)
     job = Job(task, level, config, plan, directory / "unfinished", env_factory)
@@ -129,7 +134,8 @@ def _plan(
         raise ConfigError(f"observe_on must be 'period' or 'decision', got {observe_on!r}")
     if not period_s > 0:
         raise ConfigError(f"observe_period_s must be above 0, got {period_s}")
-    return RecordPlan(float(noise), observe_on, float(period_s), int(horizon))
+    pause_ticks = PAUSE_TICKS if observe_on == ticks.DECISION else 0
+    return RecordPlan(float(noise), observe_on, float(period_s), int(horizon), pause_ticks)
 
 
 def worker_count(asked: int | None, episodes: int) -> int:

@@ -294,11 +294,11 @@ class MemoryBenchEnv(gymnasium.Env):
             "action": dataclasses.asdict(self.action_spec),
         }
 
-    def make_expert(self, seed: int = 0, noise: float = 0.0):
+    def make_expert(self, seed: int = 0, noise: float = 0.0, pause_ticks: int = 0):
         """Returns a scripted expert of this environment; see ``expert.WaypointExpert``."""
         from sims.memory_bench.expert import WaypointExpert
 
-        return WaypointExpert(self, seed, noise)
+        return WaypointExpert(self, seed, noise, pause_ticks)
 
     def save_state(self) -> dict[str, np.ndarray]:
         """Returns scene, controller and task as arrays; `restore_state` puts them back exactly.

@@ -59,7 +59,7 @@ def run(options: Options) -> None:
     levels = paired_levels(options.task, options.level, options.levels)
     settings = list(zip(options.task, levels, strict=True))
     for task, level in settings:
-        registry.task_info(task).knobs(level, config.knobs)
+        registry.imitation_task(task).knobs(level, config.knobs)
     made = Path()
     for task, level in settings:
         made = Path(options.out or f"data/{task}-{level}-{options.observation}")

@@ -155,7 +155,8 @@ def _check_file(file: Path, manifest: Manifest, report: CheckReport) -> list[int
 
 def _check_settings(episode: Episode, manifest: Manifest, file: Path) -> None:
     found = meta_settings(episode.meta)
-    lines = settings_difference(found, {k: manifest.settings.get(k) for k in found})
+    there = {k: v for k, v in manifest.settings.items() if k in found or k == "pause_ticks"}
+    lines = settings_difference(found, there)
     shape = episode.control["action"].shape[1]
     if shape != manifest.action_size:
         lines.append(f"action_size: {shape} against {manifest.action_size}")

@@ -15,10 +15,11 @@ from embodied.core.errors import DataError
 Statistics = dict[str, dict[str, np.ndarray]]
 """Key -> name -> float32 array: ``action`` -> ``low``, ``high`` [A] (1 % and 99 % quantiles);
 each vector observation -> ``mean``, ``std``, ``low``, ``high`` (extremes) of its shape; each
-camera image -> ``mean`` [H, W, 3] in 0..1."""
+camera image -> ``mean`` [H, W, 3] in 0..1; ``keyframe`` -> ``low``, ``high`` (extremes) [9], where
+the data has keyframes."""
 
 LOW_QUANTILE, HIGH_QUANTILE = 0.01, 0.99
-_IMAGE, _OBS = "_image_u8", "obs/"
+_IMAGE, _OBS, _KEYFRAME = "_image_u8", "obs/", "extras/keyframe"
 
 
 def statistics(episodes: Iterable[Mapping[str, np.ndarray]]) -> Statistics:
@@ -26,7 +27,7 @@ def statistics(episodes: Iterable[Mapping[str, np.ndarray]]) -> Statistics:
 
     Args:
       episodes: Mappings with ``chunk`` [T, K, A], ``chunk_valid`` [T, K] and ``obs/<key>``
-        [T, ...].
+        [T, ...], and ``extras/keyframe`` [T, 9] with ``extras/keyframe_valid`` [T] if at all.
 
     Returns:
       See `Statistics`. Vectors are the float32 observations of rank 1.
@@ -35,11 +36,14 @@ def statistics(episodes: Iterable[Mapping[str, np.ndarray]]) -> Statistics:
       DataError: If no episode holds a valid action.
     """
     actions: list[np.ndarray] = []
+    keyframes: list[np.ndarray] = []
     sums: dict[str, list[np.ndarray]] = {}
     extremes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     count = 0
     for episode in episodes:
         actions.append(episode["chunk"][episode["chunk_valid"]])
+        if _KEYFRAME in episode:
+            keyframes.append(episode[_KEYFRAME][episode[_KEYFRAME + "_valid"]])
         ticks = len(episode["chunk"])
         count += ticks
         for name, array in episode.items():
@@ -66,6 +70,9 @@ def statistics(episodes: Iterable[Mapping[str, np.ndarray]]) -> Statistics:
         raise DataError("no valid action in the data: nothing to learn from; collect again")
     low, high = np.quantile(flat, [LOW_QUANTILE, HIGH_QUANTILE], axis=0)
     result = {"action": {"low": low.astype(np.float32), "high": high.astype(np.float32)}}
+    reached = np.concatenate(keyframes) if keyframes else np.zeros((0, 9))
+    if len(reached):
+        result["keyframe"] = {"low": reached.min(0), "high": reached.max(0)}
     for key, total in sums.items():
         mean = total[0] / count
         if key.endswith(_IMAGE):

@@ -19,6 +19,7 @@ from embodied.core.specs import ArraySpec
 from embodied.core.task import PHASES
 from embodied.data.schema import (
     INSTRUCTION_BYTES,
+    KEYFRAME_SIZE,
     Episode,
     EpisodeMeta,
     pack_state,
@@ -38,12 +39,14 @@ class RecordPlan:
       observe_on: ``"period"`` or ``"decision"``.
       observe_period_s: Seconds between observation ticks under ``"period"``.
       label_horizon: K, actions in a label chunk.
+      pause_ticks: Most ticks the demonstrator waits for rest at a keyframe; 0 passes through.
     """
 
     noise: float = 1.0
     observe_on: str = ticks.PERIOD
     observe_period_s: float = 0.4
     label_horizon: int = 16
+    pause_ticks: int = 0
 
 
 def env_facts(env: Any) -> dict[str, Any]:
@@ -98,12 +101,13 @@ def record_episode(
     period = ticks.period_ticks(plan.observe_period_s, float(facts["control_hz"]))
     obs, info = u.reset(seed=seed)
     cue, instruction = int(info["cue"]), str(info["instruction"])
-    expert = u.make_expert(seed, plan.noise)
+    expert = u.make_expert(seed, plan.noise, plan.pause_ticks)
     expert.reset()
     saved = u.save_state()
     layout = state_layout(saved)
     rows: dict[str, list[Any]] = {name: [] for name in _CONTROL_ROWS}
-    seen: dict[str, list[Any]] = {"tick": [], "observation": [], "chunk": [], "chunk_valid": []}
+    seen: dict[str, list[Any]] = {"tick": [], "observation": [], "chunk": [], "chunk_valid": [],
+                                  "keyframe": []}  # fmt: skip
     _append_pose(rows, pack_state(saved, layout), obs)
     if replay is not None:
         _compare_state(rows["state"][0], replay, 0)
@@ -123,6 +127,8 @@ def record_episode(
         if due[0]:
             seen["tick"].append(tick)
             seen["observation"].append(u.observe(draw=True))
+            if plan.observe_on == ticks.DECISION:
+                seen["keyframe"].append(expert.next_keyframe())
             if plan.noise and not held:
                 chunk, valid = _branch(u, expert, saved, clean, plan.label_horizon)
                 seen["chunk"].append(chunk)
@@ -154,6 +160,7 @@ def record_episode(
         observe_period_s=float(plan.observe_period_s),
         label_horizon=plan.label_horizon,
         noise=float(plan.noise),
+        pause_ticks=plan.pause_ticks,
         instruction=instruction,
         success=True,
         failure_kind="",
@@ -164,6 +171,8 @@ def record_episode(
     )
     at = np.asarray(seen["tick"], np.int64)
     label = _labels(control, at, seen, plan)
+    if plan.observe_on == ticks.DECISION:
+        label |= _keyframes(seen["keyframe"])
     return Episode(meta, control, _observations(control, at, seen["observation"]), label)
 
 
@@ -245,6 +254,16 @@ def _labels(
         taken = control["expert_action"][tick : tick + count]
         chunk[row, : len(taken)], valid[row, : len(taken)] = taken, True
     return {"chunk": chunk, "chunk_valid": valid}
+
+
+def _keyframes(found: list[np.ndarray | None]) -> dict[str, np.ndarray]:
+    """Stacks what the expert called its next keyframe at each observation; zeros for none."""
+    rows = np.zeros((len(found), KEYFRAME_SIZE), np.float32)
+    valid = np.array([keyframe is not None for keyframe in found], bool)
+    for row, keyframe in zip(rows, found, strict=True):
+        if keyframe is not None:
+            row[:] = keyframe
+    return {"keyframe": rows, "keyframe_valid": valid}
 
 
 def _observations(

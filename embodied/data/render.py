@@ -85,7 +85,7 @@ def render(
         settings["task"],
         settings["level"],
         config,
-        RecordPlan(noise=settings["noise"], **asked),
+        RecordPlan(noise=settings["noise"], pause_ticks=settings.get("pause_ticks", 0), **asked),
         directory / "unfinished",
         env_factory,
         Path(source).resolve(),

@@ -24,13 +24,18 @@ obs/instruction_u8  u8 [160]              UTF-8, zero padded; once an episode
 obs/<other key>     u8|f32|bool|i64 [To, ...]  what the environment showed
 label/chunk         f32 [To, K, A]        the expert's own next K clean actions
 label/chunk_valid   bool [To, K]          False beyond a gate, a hold or the end
+label/keyframe      f32 [To, 9]           where the hand has to be next, see `KEYFRAME_NAMES`
+label/keyframe_valid bool [To]            False while held and once no keyframe is left
 =================== ===================== =============================================
+
+The last two are there exactly in episodes observed on decisions.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from typing import Any
@@ -39,6 +44,7 @@ import numpy as np
 
 from embodied.core.errors import DataError
 from embodied.core.task import PHASES
+from embodied.core.ticks import DECISION
 
 FORMAT = "embodied-memory-episodes"
 FORMAT_VERSION = 1
@@ -63,6 +69,11 @@ _OBS = {
     "instruction_u8": ("uint8", str(INSTRUCTION_BYTES), 1),
 }
 _LABEL = {"chunk": ("float32", "To", 3), "chunk_valid": ("bool", "To", 2)}
+_KEYFRAME_LABEL = {"keyframe": ("float32", "To", 2), "keyframe_valid": ("bool", "To", 1)}
+KEYFRAME_NAMES = ("x_m", "y_m", "z_m", "qx", "qy", "qz", "qw", "gripper", "ignore_collision")
+"""A keyframe label: the hand's position and orientation in the world, the gripper's command once
+there (-1 open, +1 close), and 1 if the hand goes there straight, 0 if on a way around."""
+KEYFRAME_SIZE = len(KEYFRAME_NAMES)
 OBS_BOOKKEEPING = ("tick", "time_s", "act_mask")
 """Arrays of ``obs`` that are not observations of the environment."""
 _OBS_DTYPES = ("uint8", "float32", "bool", "int64")
@@ -92,6 +103,7 @@ class EpisodeMeta:
       state_layout: ``[[name, dtype, shape], ...]`` of `control/state`.
       versions: Package -> version.
       format_version: `FORMAT_VERSION` of the writer.
+      pause_ticks: Most ticks the demonstrator waited for rest at a keyframe; not stored if 0.
     """
 
     seed: int
@@ -113,12 +125,21 @@ class EpisodeMeta:
     state_layout: list[list[Any]]
     versions: dict[str, str]
     format_version: int = FORMAT_VERSION
+    pause_ticks: int = 0
+
+    def to_plain(self) -> dict[str, Any]:
+        """Returns what is stored, as plain data; without what older episodes don't have."""
+        plain = dataclasses.asdict(self)
+        for name in _OPTIONAL:
+            if not plain[name]:
+                del plain[name]
+        return plain
 
     def to_attrs(self) -> dict[str, Any]:
         """Returns HDF5 attribute values; dictionaries and lists become JSON text."""
         return {
             key: canonical_json(value) if isinstance(value, (dict, list)) else value
-            for key, value in dataclasses.asdict(self).items()
+            for key, value in self.to_plain().items()
         }
 
     @classmethod
@@ -126,6 +147,8 @@ class EpisodeMeta:
         """Rebuilds the metadata from `to_attrs` values; `where` names file and episode."""
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
+            if field.name not in attrs and field.name in _OPTIONAL:
+                continue
             if field.name not in attrs:
                 raise DataError(
                     f"{where}: attribute {field.name!r} is missing, so this is not a complete "
@@ -138,6 +161,9 @@ class EpisodeMeta:
                 f"{FORMAT_VERSION}; use the package version that wrote it, or collect again"
             )
         return cls(**fields)
+
+
+_OPTIONAL = ("pause_ticks",)
 
 
 def _from_attr(name: str, kind: str, value: Any, where: str) -> Any:
@@ -187,7 +213,7 @@ def canonical_json(value: Any) -> str:
 
 def content_sha256(episode: Episode) -> str:
     """Returns a hash of every array and attribute, independent of compression and files."""
-    digest = hashlib.sha256(canonical_json(dataclasses.asdict(episode.meta)).encode())
+    digest = hashlib.sha256(canonical_json(episode.meta.to_plain()).encode())
     for group, arrays in sorted(episode.groups().items()):
         for name, array in sorted(arrays.items()):
             digest.update(f"{group}/{name}:{array.dtype.name}{array.shape}".encode())
@@ -205,10 +231,16 @@ def validate(episode: Episode, where: str) -> None:
     meta, control, obs, label = episode.meta, episode.control, episode.obs, episode.label
     ticks = int(obs["tick"].shape[0]) if "tick" in obs and obs["tick"].ndim else 0
     sizes = {"T": meta.length, "T+1": meta.length + 1, "To": ticks}
+    on_decisions = meta.observe_on == DECISION
+    if on_decisions and not _KEYFRAME_LABEL.keys() & label.keys():
+        raise DataError(
+            f"{where}: an episode observed on decisions without keyframe labels, made by an "
+            "earlier version; collect it again"
+        )
     for group, table, arrays in (
         ("control", _CONTROL, control),
         ("obs", _OBS, obs),
-        ("label", _LABEL, label),
+        ("label", _LABEL | (_KEYFRAME_LABEL if on_decisions else {}), label),
     ):
         for name, (dtype, rows, ndim) in table.items():
             expected_rows = sizes.get(rows) if rows in sizes else int(rows)
@@ -260,6 +292,8 @@ def _validate_values(episode: Episode, where: str) -> None:
             problems.append(f"{name} holds NaN or values outside [-1, 1]")
     if not np.isfinite(label["chunk"]).all():
         problems.append("label chunk holds NaN or infinity")
+    if "keyframe" in label:
+        problems += _keyframe_problems(episode)
     if control["phase"].size and control["phase"].max() >= len(PHASES):
         problems.append(f"phase above {len(PHASES) - 1}")
     words = sum(_words(dtype, shape) for _, dtype, shape in meta.state_layout)
@@ -267,6 +301,36 @@ def _validate_values(episode: Episode, where: str) -> None:
         problems.append(f"state has {control['state'].shape[1]} words, its layout {words}")
     if problems:
         raise DataError(f"{where}: " + "; ".join(problems))
+
+
+def _keyframe_problems(episode: Episode) -> list[str]:
+    obs, keyframe = episode.obs, episode.label["keyframe"]
+    valid, acting = episode.label["keyframe_valid"], obs["act_mask"]
+    if keyframe.shape[1] != KEYFRAME_SIZE:
+        return [f"keyframes of {keyframe.shape[1]} numbers instead of {KEYFRAME_SIZE}"]
+    problems = []
+    if not np.isfinite(keyframe).all():
+        problems.append("keyframe label holds NaN or infinity")
+    elif valid.any() and np.abs(np.linalg.norm(keyframe[valid, 3:7], axis=1) - 1).max() > 1e-3:
+        problems.append("a keyframe label's quaternion is not of length 1")
+    if (valid & ~acting).any():
+        problems.append("keyframe labels while the arm is held")
+    # After a stretch's last keyframe there is nothing left to label; before it there is.
+    for _, rows in itertools.groupby(np.flatnonzero(acting), lambda row: _stretch(episode, row)):
+        labelled = valid[list(rows)]
+        if not labelled[0] or (labelled[1:] > labelled[:-1]).any():
+            problems.append(
+                "ticks at which the arm acts without a keyframe label (the demonstrator's path "
+                "must hold a keyframe in each phase)"
+            )
+            break
+    return problems
+
+
+def _stretch(episode: Episode, row: int) -> int:
+    """Returns how many gates and holds lie before an observation."""
+    tick = episode.obs["tick"][row] + 1
+    return int((episode.control["gate"] | episode.control["held"])[:tick].sum())
 
 
 def _words(dtype: str, shape: list[int]) -> int:

@@ -183,7 +183,9 @@ class SegmentDataset:
         """Returns batch number `step` of a stage as torch tensors; T is its longest row.
 
         ``extras`` holds ``goal_pos_world_m`` float32 [B, T, 3], ``goal_valid`` bool [B, T] and
-        ``dataset_index`` int64 [B, T] (position in `paths`).
+        ``dataset_index`` int64 [B, T] (position in `paths`); for data observed on decisions also
+        ``keyframe`` float32 [B, T, 9] (see `schema.KEYFRAME_NAMES`) and ``keyframe_valid`` bool
+        [B, T].
         """
         if self._in_memory:
             return self._build(step, stage)
@@ -265,6 +267,8 @@ class SegmentDataset:
         names = [f"control/{key}" for key in _GOAL_INPUTS]
         names += [f"obs/{key}" for key in ("tick", "time_s", "act_mask", INSTRUCTION, *self._keys)]
         names += ["label/chunk", "label/chunk_valid"]
+        on_decisions = self.interface.observe_on == ticks.DECISION
+        names += ["label/keyframe", "label/keyframe_valid"] if on_decisions else []
         raw = self.stores[dataset].read_arrays(index, names)
         self._check(raw, dataset, index)
         control = {key: raw[f"control/{key}"] for key in _GOAL_INPUTS}
@@ -281,6 +285,11 @@ class SegmentDataset:
             "chunk_valid": raw["label/chunk_valid"],
             "extras/goal_pos_world_m": goal,
             "extras/goal_valid": goal_valid,
+            **{
+                f"extras/{name.removeprefix('label/')}": array
+                for name, array in raw.items()
+                if name.startswith("label/keyframe")
+            },
         }
 
     def _check(self, raw: dict[str, np.ndarray], dataset: int, index: int) -> None:
@@ -292,6 +301,9 @@ class SegmentDataset:
             problems.append(f"label chunks of {list(chunk.shape[1:])}, expected {list(size)}")
         elif not np.abs(chunk).max(initial=0.0) <= 1.0 + 1e-6:  # also catches NaN
             problems.append("a label chunk with NaN or an action outside [-1, 1]")
+        keyframe = raw.get("label/keyframe")
+        if keyframe is not None and not np.isfinite(keyframe).all():
+            problems.append("a keyframe label with NaN or infinity")
         for key, spec in self.interface.observations.items():
             array = raw[f"obs/{key}"]
             shape = array.shape if key == INSTRUCTION else array.shape[1:]

@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from embodied.core import ticks as clock
 from embodied.core.errors import ConfigError, DataError
 from embodied.core.task import PHASES
+from embodied.data import keyframes
 from embodied.data.reader import EpisodeRef, EpisodeStore
 from embodied.data.schema import Episode
 from embodied.evaluate.video import Recording, contact_sheet, write_video
 
 _TILE = 192
 _FRAME_TICKS = 2  # control ticks a video frame
+_KEYFRAME_EPISODES = 200  # whose keyframes are counted
 
 
 @dataclasses.dataclass
@@ -36,6 +39,8 @@ class Summary:
       bytes: Size of the shards.
       observations: Key -> dtype and shape as text.
       content_sha256: Hash of all contents.
+      keyframes: Fewest, median and most keyframes of an episode that the script marked, and that
+        the heuristic finds in the motion; of the first episodes, where observed on decisions.
     """
 
     path: Path
@@ -51,6 +56,7 @@ class Summary:
     bytes: int
     observations: dict[str, str]
     content_sha256: str
+    keyframes: dict[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
         """Returns the summary for a terminal."""
@@ -67,10 +73,14 @@ class Summary:
             f"  knobs         {', '.join(f'{k}={v}' for k, v in s['knobs'].items())}",
             f"  environment   {env['observation']}, cameras {cameras}, {env['image_size']} px, "
             f"control {env['control']}, visuals {env['visuals']}, noise {s['noise']:g}",
-            f"  observations  every {s['observe_period_s']:g} s ({s['observe_on']}), chunks of "
-            f"{s['label_horizon']} actions at {s['control_hz']:g} Hz",
+            f"  observations  {self._when()}, chunks of {s['label_horizon']} actions at "
+            f"{s['control_hz']:g} Hz",
             "  lengths       {:.1f} / {:.1f} / {:.1f} s (shortest / median / longest), "
             "{} / {} / {} observation ticks".format(*self.length_s, *self.ticks),
+            *(
+                f"  keyframes     {few} / {median} / {most} an episode by {by}"
+                for by, (few, median, most) in self.keyframes.items()
+            ),
             f"  content       {self.content_sha256[:16]}",
             "  arrays        " + ", ".join(f"{k} {v}" for k, v in self.observations.items()),
             "  balance over cues:",
@@ -78,6 +88,12 @@ class Summary:
         ]
         lines += [f"  seed {seed} left out: {why}" for seed, why in sorted(self.failed.items())]
         return "\n".join(lines)
+
+    def _when(self) -> str:
+        s = self.settings
+        if s["observe_on"] == clock.PERIOD:
+            return f"every {s['observe_period_s']:g} s ({s['observe_on']})"
+        return f"at decisions (pauses of at most {s.get('pause_ticks', 0)} ticks)"
 
 
 def summarize(path: str | Path) -> Summary:
@@ -108,7 +124,23 @@ def summarize(path: str | Path) -> Summary:
             bytes=sum(shard.bytes for shard in manifest.shards.values()),
             observations={k: f"{v.dtype}{list(v.shape)}" for k, v in manifest.observations.items()},
             content_sha256=manifest.content_sha256,
+            keyframes=_keyframes(store),
         )
+
+
+def _keyframes(store: EpisodeStore) -> dict[str, tuple[int, int, int]]:
+    settings = store.manifest.settings
+    if settings["observe_on"] != clock.DECISION:
+        return {}
+    names = [f"control/{name}" for name in keyframes.CONTROL]
+    counts: dict[str, list[int]] = {"the script": [], "the motion": []}
+    for index in range(min(len(store), _KEYFRAME_EPISODES)):
+        raw = store.read_arrays(index, names)
+        control = {name.removeprefix("control/"): array for name, array in raw.items()}
+        found = keyframes.heuristic_keyframes(control, settings["control_hz"])
+        counts["the script"].append(len(keyframes.script_keyframes(control)))
+        counts["the motion"].append(len(found))
+    return {by: (min(row), int(np.median(row)), max(row)) for by, row in counts.items()}
 
 
 def show(

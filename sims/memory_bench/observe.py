@@ -116,8 +116,7 @@ class Observer:
         """
         scene = self._scene
         out["eef_pos_world_m"][:] = scene.d.site_xpos[scene.grip_site]
-        quat = scene.eef_quat()
-        out["eef_quat_xyzw"][:] = (quat if quat @ _DOWN_WXYZ >= 0 else -quat)[[1, 2, 3, 0]]
+        out["eef_quat_xyzw"][:] = eef_quat_xyzw(scene.eef_quat())
         out["gripper_opening"][0] = scene.gripper_opening()
         out["joint_pos_rad"][:] = scene.d.qpos[scene.arm_qpos]
         out["instruction_u8"][:] = task.instruction_u8
@@ -168,6 +167,11 @@ class Observer:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+
+def eef_quat_xyzw(quat_wxyz: np.ndarray) -> np.ndarray:
+    """Returns a hand's orientation [4] wxyz as xyzw, in the sign that observations show."""
+    return (quat_wxyz if quat_wxyz @ _DOWN_WXYZ >= 0 else -quat_wxyz)[[1, 2, 3, 0]]
 
 
 def _xyzw(quat_wxyz: np.ndarray) -> np.ndarray:

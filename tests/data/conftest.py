@@ -29,6 +29,14 @@ def original(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def decisions(tmp_path_factory) -> Path:
+    """The same twelve seeds, clean and observed on decisions; read-only."""
+    out = tmp_path_factory.mktemp("decisions") / "fake"
+    collect_fake(out, observe_on="decision", noise=0.0)
+    return out
+
+
 @pytest.fixture
 def dataset(original, tmp_path) -> Path:
     """A copy of `original` to damage."""

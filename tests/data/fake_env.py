@@ -166,25 +166,31 @@ class FakeEnv(gymnasium.Env):
         self.commit, self.grip = bool(state["flags"][0]), float(state["grip"])
         self.chosen = int(state["chosen"])
 
-    def make_expert(self, seed: int, noise: float) -> FakeExpert:
-        return FakeExpert(self, seed, noise)
+    def make_expert(self, seed: int, noise: float, pause_ticks: int = 0) -> FakeExpert:
+        return FakeExpert(self, seed, noise, pause_ticks)
 
 
 class FakeExpert:
-    """Drives to the target; closes the gripper half-way; fails on seeds ending in 7."""
+    """Drives to the target; closes the gripper half-way; fails on seeds ending in 7.
 
-    def __init__(self, env: FakeEnv, seed: int, noise: float) -> None:
-        self.env, self.noise, self.seed = env, noise, seed
+    With `pause_ticks` it starts that much later, so that replays tell whether they pause too.
+    """
+
+    def __init__(self, env: FakeEnv, seed: int, noise: float, pause_ticks: int = 0) -> None:
+        self.env, self.noise, self.seed, self.pause_ticks = env, noise, seed, pause_ticks
         self.keyframe_label = False
 
     def reset(self) -> None:
         self.rng = rng.derive(self.seed, "expert")
-        self.closing = 0
+        self.closing = self.waited = 0
 
     def act(self) -> np.ndarray:
         action = np.zeros(7, np.float32)
         self.keyframe_label = False
         if self.env.phase != "execute":
+            return action
+        self.waited += 1
+        if self.waited <= self.pause_ticks:
             return action
         cue = (self.env.cue + (self.seed % 10 == 7)) % CUES
         error = TARGETS[cue] - self.env.pos
@@ -195,12 +201,19 @@ class FakeExpert:
         action[6] = 1.0 if self.closing else -1.0
         return action
 
+    def next_keyframe(self) -> np.ndarray | None:
+        """The place to go to."""
+        if self.env.phase != "execute" or self.env.commit:
+            return None
+        grip = 1.0 if self.closing else -1.0
+        return np.array([*TARGETS[self.env.cue], 0, 0, 0, 1, grip, 1], np.float32)
+
     def perturb(self, action: np.ndarray) -> np.ndarray:
         draw = self.rng.normal(0, 0.3 * self.noise, 7)
         return np.clip(action + draw, -1, 1).astype(np.float32)
 
     def state(self) -> Any:
-        return self.closing
+        return self.closing, self.waited
 
     def restore(self, state: Any) -> None:
-        self.closing = state
+        self.closing, self.waited = state

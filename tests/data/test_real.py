@@ -52,3 +52,17 @@ def test_depth_and_other_cameras_from_the_same_states(real, tmp_path):
     assert segment.obs["front_intrinsics"].shape[2:] == (3, 3)
     render(real, tmp_path / "s", {"observation": "state"}, num_workers=0, progress=False)
     assert "entities" in SegmentDataset(tmp_path / "s").batch(0).obs
+
+
+def test_decision_data_checks_renders_and_learns(tmp_path):
+    options = {"episodes": 2, "num_workers": 0, "progress": False, "observe_on": "decision"}
+    state = EnvConfig(observation="state", knobs={"gap_min_s": 0.2, "gap_max_s": 0.3})
+    collect("put_block_back", "easy", state, out=tmp_path / "d", **options)
+    report = check(tmp_path / "d", sample=2)
+    assert report.ok and report.resimulated == [0, 1]
+    pictures = {"observation": "rgbd", "cameras": ["front"], "image_size": 32}
+    render(tmp_path / "d", tmp_path / "rgbd", pictures, num_workers=0, progress=False)
+    segment = SegmentDataset(tmp_path / "rgbd").batch(0)
+    assert segment.extras["keyframe"].shape[2:] == (9,)
+    assert segment.obs["front_depth_m"].shape[2:] == (32, 32)
+    assert int(segment.extras["keyframe_valid"].sum()) >= 24

@@ -160,3 +160,82 @@ def test_goals_of_a_recorded_episode():
     for row in np.flatnonzero(valid):
         event = close if at[row] < close else episode.meta.length
         assert (goal[row] == control["eef_pos_world_m"][event]).all()
+
+
+def decisions(**plan):
+    return record(observe_on=ticks.DECISION, **plan)
+
+
+def test_decision_episodes_are_labelled_with_the_next_keyframe():
+    for noise in (0.0, 1.0):
+        episode = decisions(noise=noise)
+        label, at = episode.label, episode.obs["tick"]
+        assert label["keyframe"].dtype == np.float32 and label["keyframe"].shape == (len(at), 9)
+        assert (label["keyframe_valid"] == episode.obs["act_mask"]).all()
+        assert not label["keyframe"][~label["keyframe_valid"]].any()
+        target = fake_env.TARGETS[episode.meta.cue].astype(np.float32)
+        assert (label["keyframe"][label["keyframe_valid"], :3] == target).all()
+        # What was labelled is what the expert said at that tick, the mark of it included.
+        grip = label["keyframe"][label["keyframe_valid"], 7]
+        assert (grip == np.where(at[label["keyframe_valid"]] < at[-1], -1.0, 1.0)).all()
+    assert set(record().label) == {"chunk", "chunk_valid"}
+
+
+def test_keyframe_labels_leave_the_rest_as_it_was():
+    """Chunks and control arrays are those of the same episode observed by the clock."""
+    on, by = decisions(label_horizon=6), record(label_horizon=6)
+    assert same(by.control, on.control)
+    shared = np.isin(on.obs["tick"], by.obs["tick"])
+    rows = np.isin(by.obs["tick"], on.obs["tick"])
+    assert shared.sum() >= 3
+    assert (on.label["chunk"][shared] == by.label["chunk"][rows]).all()
+
+
+def test_pauses_are_part_of_the_episode_and_stored_only_if_there_are_any():
+    paused, without = decisions(pause_ticks=4, noise=0.0), decisions(noise=0.0)
+    assert paused.meta.length == without.meta.length + 4
+    assert "pause_ticks" in paused.meta.to_attrs()
+    assert "pause_ticks" not in without.meta.to_attrs()
+    assert schema.EpisodeMeta.from_attrs(without.meta.to_attrs(), "here") == without.meta
+    assert schema.EpisodeMeta.from_attrs(paused.meta.to_attrs(), "here") == paused.meta
+    again = decisions(replay=paused, pause_ticks=4, noise=0.0)
+    assert schema.content_sha256(again) == schema.content_sha256(paused)
+    with pytest.raises(DataError, match="expert's action"):
+        decisions(replay=paused, noise=0.0)
+
+
+def broken(change):
+    episode = decisions()
+    change(episode)
+    with pytest.raises(DataError) as error:
+        schema.validate(episode, "here")
+    return str(error.value)
+
+
+def test_bad_keyframe_labels_are_refused():
+    def put(name, index, value):
+        def change(episode):
+            episode.label[name][index] = value
+
+        return change
+
+    acting = int(np.flatnonzero(decisions().obs["act_mask"])[0])
+    assert "NaN" in broken(put("keyframe", (acting, 2), np.nan))
+    assert "NaN" in broken(put("keyframe", (0, 2), np.inf))  # also where it is not valid
+    assert "quaternion" in broken(put("keyframe", (acting, 6), 0.5))
+    assert "while the arm is held" in broken(put("keyframe_valid", 0, True))
+    assert "without a keyframe label" in broken(put("keyframe_valid", acting, False))
+    assert "earlier version" in broken(lambda e: [e.label.pop(k) for k in list(e.label)[2:]])
+    assert "keyframe_valid should be" in broken(lambda e: e.label.pop("keyframe_valid"))
+    cut = lambda e: e.label.update(keyframe=e.label["keyframe"][:, :8])  # noqa: E731
+    assert "8 numbers instead of 9" in broken(cut)
+    by_the_clock, labels = record(), decisions().label
+    by_the_clock.label["keyframe"] = labels["keyframe"]
+    with pytest.raises(DataError, match="unknown arrays in label: keyframe"):
+        schema.validate(by_the_clock, "here")
+
+
+def test_after_the_last_keyframe_of_a_stretch_none_is_asked_for():
+    episode = decisions()
+    episode.label["keyframe_valid"][-1] = False
+    schema.validate(episode, "here")

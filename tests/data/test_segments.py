@@ -166,3 +166,32 @@ def test_statistics_are_the_same_with_and_without_cache(original):
     one = SegmentDataset(original).statistics()
     other = SegmentDataset(original, SegmentConfig(cache="never")).statistics()
     assert all(one[k][n].tobytes() == other[k][n].tobytes() for k in one for n in one[k])
+
+
+def test_keyframes_of_decision_data_are_extras(decisions, original):
+    dataset = SegmentDataset(decisions, SegmentConfig(5, seed=0))
+    segment = dataset.batch(1)
+    keyframe, labelled = segment.extras["keyframe"], segment.extras["keyframe_valid"]
+    assert keyframe.shape == (*segment.valid.shape, 9) and keyframe.dtype == torch.float32
+    assert labelled.shape == segment.valid.shape and labelled.dtype == torch.bool
+    assert torch.equal(labelled, segment.act_mask)
+    with EpisodeStore(decisions) as store:
+        for b, (piece,) in enumerate(dataset.pieces(1)):
+            episode = store.read(piece.episode)
+            n = len(episode.obs["tick"])
+            assert (keyframe[b, :n].numpy() == episode.label["keyframe"]).all()
+            assert not keyframe[b, n:].any() and not labelled[b, n:].any()
+    assert equal(segment, SegmentDataset(decisions, SegmentConfig(5, cache="never")).batch(1))
+    assert not {"keyframe", "keyframe_valid"} & set(SegmentDataset(original).batch(0).extras)
+
+
+def test_a_broken_keyframe_label_is_refused(decisions, tmp_path):
+    import shutil
+
+    import h5py
+
+    shutil.copytree(decisions, tmp_path / "fake")
+    with h5py.File(tmp_path / "fake" / "shard-00000.h5", "r+") as file:
+        file["episode_000000001/label/keyframe"][-1, 0] = np.nan
+    with pytest.raises(DataError, match="a keyframe label with NaN"):
+        SegmentDataset(tmp_path / "fake", SegmentConfig(verify=False)).batch(0)

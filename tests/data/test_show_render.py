@@ -63,3 +63,43 @@ def test_a_changed_simulator_is_refused(original, tmp_path, monkeypatch):
     monkeypatch.setattr(fake_env, "TARGETS", targets)
     with pytest.raises(DataError, match="expert's action"):
         render(original, tmp_path / "d", **OPTIONS)
+
+
+def test_keyframes_of_decision_data_are_counted(decisions):
+    text = summarize(decisions).text()
+    assert "at decisions (pauses of at most 20 ticks)" in text
+    assert "keyframes     2 / 2 / 2 an episode by the script" in text
+    assert "an episode by the motion" in text
+
+
+def test_data_observed_by_the_clock_counts_no_keyframes(original):
+    assert summarize(original).keyframes == {}
+    assert "every 0.4 s (period)" in summarize(original).text()
+
+
+def test_pauses_survive_rendering(decisions, original, tmp_path):
+    """What is derived from paused demonstrations replays them as they were made."""
+    by_the_clock = render(decisions, tmp_path / "period", observe_on="period", **OPTIONS)
+    back = render(by_the_clock.path, tmp_path / "decision", observe_on="decision", **OPTIONS)
+    assert back.content_sha256 == summarize(decisions).content_sha256
+    assert summarize(by_the_clock.path).settings["pause_ticks"] == 20
+    labelled = render(original, tmp_path / "labelled", observe_on="decision", **OPTIONS)
+    with EpisodeStore(labelled.path) as store:
+        assert store.read(0).label["keyframe_valid"].any()
+    assert "pause_ticks" not in summarize(labelled.path).settings
+
+
+def test_pauses_are_settings_of_a_dataset(decisions, original, tmp_path):
+    import shutil
+
+    from embodied.data.check import check
+
+    assert check(decisions, sample=2, env_factory=fake_env.make).ok
+    derived = render(original, tmp_path / "derived", observe_on="decision", **OPTIONS)
+    for where, other in ((derived.path, decisions), (decisions, derived.path)):
+        mixed = tmp_path / f"mixed-{where.name}"
+        shutil.copytree(where, mixed)
+        shutil.copy(other / "shard-00000.h5", mixed / "shard-00000.h5")
+        assert "pause_ticks" in check(mixed, sample=0).text()
+    with pytest.raises(DataError, match="pause_ticks: '\\(absent\\)' against 20"):
+        render(original, decisions, observe_on="decision", **OPTIONS)
