@@ -17,6 +17,11 @@ MEMORIES: dict[str, str] = {
     "perceptual_cognitive": "embodied.memory.perceptual_cognitive:PerceptualCognitiveMemory",
     "gru": "embodied.memory.gru:GRUMemory",
     "full_history": "embodied.memory.full_history:FullHistoryMemory",
+    "spatial": "embodied.memory.spatial:SpatialMemory",
+    "lstm": "embodied.memory.lstm:LSTMMemory",
+    "transformer_xl": "embodied.memory.transformer_xl:TransformerXLMemory",
+    "gated_transformer_xl": "embodied.memory.transformer_xl:GatedTransformerXLMemory",
+    "hierarchical_chunks": "embodied.memory.hierarchical_chunks:HierarchicalChunksMemory",
 }
 """Memory name -> "module:Class". The class has a `config_class` and takes (streams, config)."""
 

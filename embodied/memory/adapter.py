@@ -6,7 +6,6 @@ the vectors, P pooling queries.
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Callable
 
 import torch
@@ -14,46 +13,10 @@ from torch import Tensor, nn
 
 from embodied.core.errors import ConfigError
 from embodied.core.types import State, Streams
-from embodied.memory.base import Memory, Pending, StreamShapes, where_rows
+from embodied.memory.base import Memory, Pending, StreamShapes
+from embodied.memory.vector import VectorMemory, filled_before
 
-
-class VectorMemory(nn.Module, abc.ABC):
-    """A memory whose queries, values and items are single vectors [B, V].
-
-    The rules of `embodied.memory.base.Memory` hold, but the neutral value of an empty
-    memory is the adapter's business: `filled` tells it which rows hold anything.
-
-    Args:
-      width: V.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        if width < 1:
-            raise ConfigError(f"memory width must be >= 1, got {width}")
-        self.width = width
-
-    @abc.abstractmethod
-    def initial(self, batch: int, capacity: int | None = None) -> State:
-        """Returns empty state for `batch` rows."""
-
-    @abc.abstractmethod
-    def read(
-        self, query: Tensor, time_s: Tensor, state: State, reset: Tensor
-    ) -> tuple[Tensor, Pending]:
-        """Reads with [B, V]; returns [B, V] and what `write` needs (with ``"reset"``)."""
-
-    @abc.abstractmethod
-    def write(self, pending: Pending, item: Tensor, time_s: Tensor, state: State) -> State:
-        """Stores [B, V]; `state` is the one given to `read`."""
-
-    @abc.abstractmethod
-    def filled(self, state: State) -> Tensor:
-        """Returns bool [B]: rows that hold at least one item."""
-
-    def capacity_of(self, state: State) -> int | None:
-        """Returns the slots `state` was made with; None without slots."""
-        return None
+__all__ = ["TokenBroadcast", "TokenPool", "VectorAdapter", "VectorMemory"]
 
 
 class TokenPool(nn.Module):
@@ -152,13 +115,17 @@ class VectorAdapter(Memory):
         self, query: Streams, time_s: Tensor, state: State, reset: Tensor
     ) -> tuple[Streams, Pending]:
         """Reads with the pooled query and spreads the result over the tokens."""
-        vector, pending = self.inner.read(self.pool(query), time_s, state, reset)
+        pooled = self.pool(query)
+        vector, inner = self.inner.read(pooled, time_s, state, reset)
         filled = self.inner.filled(state) & ~reset
+        pending = {"reset": reset, "inner": inner, "query": query, "pooled": pooled}
         return self._spread(query, vector, filled), pending
 
     def write(self, pending: Pending, item: Streams, time_s: Tensor, state: State) -> State:
         """Stores the pooled item."""
-        return self.inner.write(pending, self._pooled_item(item), time_s, state)
+        again = item is pending["query"] and not self.detach
+        pooled = pending["pooled"] if again else self._pooled_item(item)
+        return self.inner.write(pending["inner"], pooled, time_s, state)
 
     def unroll(
         self,
@@ -174,22 +141,26 @@ class VectorAdapter(Memory):
         if item_of is not None:
             return super().unroll(items, time_s, state, is_first, valid, read_mask, item_of)
         queries = self.pool(items)
-        stored = self._pooled_item(items) if self.detach else queries
-        reset, vectors, filled = is_first & valid, [], []
-        for t in range(time_s.shape[1]):
-            filled.append(self.inner.filled(state) & ~reset[:, t])
-            vector, pending = self.inner.read(queries[:, t], time_s[:, t], state, reset[:, t])
-            written = self.inner.write(pending, stored[:, t], time_s[:, t], state)
-            state = {k: where_rows(valid[:, t], written[k], state[k]) for k in state}
-            vectors.append(vector)
-        use = torch.stack(filled, dim=1) & valid
+        stored = self._pooled_item(items) if self.detach else None
+        use = filled_before(self.inner.filled(state), is_first, valid) & valid
         if read_mask is not None:
             use = use & read_mask
-        return self._spread(items, torch.stack(vectors, dim=1), use), state
+        vectors, state = self.inner.unroll(
+            queries, time_s, state, is_first, valid, wanted=use, stored=stored
+        )
+        return self._spread(items, vectors, use), state
 
     def capacity_of(self, state: State) -> int | None:
         """Returns the inner memory's slots."""
         return self.inner.capacity_of(state)
+
+    def nbytes_filled(self, state: State) -> int:
+        """Returns the inner memory's bytes in use."""
+        return self.inner.nbytes_filled(state)
+
+    def inspect(self, query: Streams, time_s: Tensor, state: State) -> dict[str, Tensor]:
+        """Returns what explains the inner memory's read."""
+        return self.inner.inspect(self.pool(query), time_s, state)
 
     def _pooled_item(self, item: Streams) -> Tensor:
         if self.detach:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,16 @@ class Memory(nn.Module, abc.ABC):
     Args:
       streams: Stream name -> (N, D) of queries and items.
       capacity: Default number of slots of `initial`.
+
+    Attributes:
+      marks: Whether `write` stores, with a map of tokens, what the policy predicted on it. Then
+        the item may hold, for each stream s, ``s.mark`` [B, P, 1]: heatmap logits over the P
+        pixels of that view, row-major; and the query may hold ``s.position``, broadcastable to
+        [B, N, D]: the positional code of the stream's tokens. Without them the memory does as
+        its class says. Give neither to a memory that has no marks.
     """
+
+    marks: ClassVar[bool] = False
 
     def __init__(self, streams: StreamShapes, capacity: int) -> None:
         super().__init__()
@@ -53,7 +62,7 @@ class Memory(nn.Module, abc.ABC):
         """Reads with the present as query; never sees the present's own item.
 
         Args:
-          query: Stream name -> [B, N, D].
+          query: Stream name -> [B, N, D]; further entries as `marks` has them.
           time_s: [B] seconds since the episode began.
           state: Memory before the tick.
           reset: [B] bool; rows treated as empty.
@@ -65,7 +74,10 @@ class Memory(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def write(self, pending: Pending, item: Streams, time_s: Tensor, state: State) -> State:
-        """Stores `item` (stream name -> [B, N, D]); `state` is the one given to `read`."""
+        """Stores `item` (stream name -> [B, N, D]); `state` is the one given to `read`.
+
+        The item may hold further entries as `marks` has them.
+        """
 
     def step(
         self, query: Streams, time_s: Tensor, state: State, reset: Tensor
@@ -88,6 +100,7 @@ class Memory(nn.Module, abc.ABC):
 
         Args:
           items: Stream name -> [B, T, N, D]; queries, and what is stored unless `item_of`.
+            Further entries as `marks` has them, with T behind B.
           time_s: [B, T].
           state: Memory before the segment.
           is_first: [B, T] bool; the row is cleared before this tick.
@@ -98,17 +111,17 @@ class Memory(nn.Module, abc.ABC):
         Returns:
           Stream name -> [B, T, N, D] and memory after the segment.
         """
-        values: dict[str, list[Tensor]] = {name: [] for name in items}
+        values: dict[str, list[Tensor]] = {}
         for t in range(time_s.shape[1]):
             query = {name: tensor[:, t] for name, tensor in items.items()}
             value, pending = self.read(query, time_s[:, t], state, is_first[:, t] & valid[:, t])
             use = valid[:, t] if read_mask is None else valid[:, t] & read_mask[:, t]
-            value = {name: where_rows(use, value[name], query[name]) for name in query}
+            value = {name: where_rows(use, found, query[name]) for name, found in value.items()}
             item = query if item_of is None else item_of(query, value)
             written = self.write(pending, item, time_s[:, t], state)
             state = {k: where_rows(valid[:, t], written[k], state[k]) for k in state}
             for name, tensor in value.items():
-                values[name].append(tensor)
+                values.setdefault(name, []).append(tensor)
         return {name: torch.stack(ticks, dim=1) for name, ticks in values.items()}, state
 
     def clear(self, state: State, reset: Tensor) -> State:

@@ -67,6 +67,52 @@ def retention(detach: bool) -> Memory:
     return memory
 
 
+def spatial(**options: object) -> MemoryCase:
+    """Streams of two shapes, so of two sets of weights; the contract writes without marks."""
+    small = {"capacity": 3, "layers": 2, "feedforward": 16, "entry_width": 8, "encoder_blocks": 1}
+
+    def build(detach: bool) -> Memory:
+        return build_memory("spatial", STREAMS, {**small, "detach": detach, **options})
+
+    shown = "-".join(f"{key}={value}" for key, value in options.items())
+    return MemoryCase(f"spatial-{shown}" if shown else "spatial", build, poison=poison)
+
+
+def poison_chunks(state: State) -> State:
+    """Fills empty slots of chunks, and windows before the episode's first tick, with garbage."""
+    for name in state:
+        if name.endswith(".number"):
+            stem, empty = name.removesuffix("number"), state[name] < 0
+            for part in ("contents", "keys", "time_s"):
+                state[stem + part][empty] = 1e3
+            if stem + "selected" in state:
+                state[stem + "selected"][empty] = 77
+        if name.endswith(".window"):
+            for row, count in enumerate(state["count"]):
+                state[name][row, : max(state[name].shape[1] - int(count), 0)] = 1e3
+    return state
+
+
+def layered(name: str, **options: object) -> MemoryCase:
+    """Detached means here: no gradient to anything stored, in chunks or windows."""
+    small = {"width": 8, "heads": 2, "layers": 2, "ffn_ratio": 2}
+    if name == "hierarchical_chunks":
+        small |= {"capacity": 3, "chunk": 2, "window": 3, "top_k": 2}
+
+    def build(detach: bool) -> Memory:
+        both = {"detach": detach}
+        if name == "hierarchical_chunks":
+            both["detach_window"] = detach
+        memory = build_memory(name, STREAMS, {**small, **both, **options})
+        for part, parameter in memory.named_parameters():
+            if ".forget.weight" in part:
+                parameter.data.normal_(std=3.0)
+        return memory
+
+    shown = "-".join(f"{key}={value}" for key, value in options.items())
+    return MemoryCase(f"{name}-{shown}" if shown else name, build, poison=poison_chunks)
+
+
 CASES = [
     MemoryCase("none", lambda _: build_memory("none", STREAMS), remembers=False, detachable=False),
     MemoryCase("gru", lambda d: build_memory("gru", STREAMS, {"width": 16, "detach": d})),
@@ -77,6 +123,14 @@ CASES = [
     bank(anchor=2, overflow="fifo"),
     MemoryCase("perceptual_cognitive-retention", retention, poison=poison),
     bank("full_history", layers=1),
+    spatial(),
+    spatial(anchor=1, window=2, read="all"),
+    MemoryCase("lstm", lambda d: build_memory("lstm", STREAMS, {"width": 16, "detach": d})),
+    layered("transformer_xl", capacity=4),
+    layered("gated_transformer_xl", capacity=3, time_encoding=False),
+    layered("hierarchical_chunks"),
+    layered("hierarchical_chunks", relevance_norm="all", eviction="least_selected"),
+    layered("hierarchical_chunks", eviction="retention", layers=1),
     MemoryCase("composite-shared-streams", chained, poison=poison),
     MemoryCase("composite-own-streams", split, poison=poison),
 ]

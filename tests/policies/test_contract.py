@@ -66,6 +66,13 @@ CASES = [
     case("bank-entities", trunk="entities"),
     case("bank-fused", store="fused"),
     case("gru", memory="gru"),
+    case("lstm", memory="lstm"),
+    case("transformer-xl", memory="gated_transformer_xl", memory_config={"width": 16}),
+    case(
+        "hierarchical-chunks",
+        memory="hierarchical_chunks",
+        memory_config={"width": 16, "chunk": 2, "window": 3, "capacity": 4, "top_k": 2},
+    ),
     case("full-history", memory="full_history"),
     case("none", memory="none"),
 ]

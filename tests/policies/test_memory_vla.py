@@ -86,11 +86,25 @@ def without_gradient(policy, segment):
     return [n for n, p in policy.named_parameters() if p.grad is None or not p.grad.any()]
 
 
-@pytest.mark.parametrize("memory", ["none", "perceptual_cognitive", "gru", "full_history"])
+MEMORIES = {
+    "none": {},
+    "perceptual_cognitive": {},
+    "gru": {},
+    "full_history": {},
+    "lstm": {"layers": 2},
+    "transformer_xl": {"width": 16, "capacity": 3},
+    "gated_transformer_xl": {"width": 16},
+    # Two chunks are finished before the last of five ticks.
+    "hierarchical_chunks": {"width": 16, "chunk": 2, "window": 2, "top_k": 2},
+}
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("observations", [IMAGES, ENTITIES], ids=["images", "entities"])
 def test_loss_reaches_every_parameter(memory, observations):
     trunk = "conv" if observations is IMAGES else "entities"
-    policy = make(observations, trunk=trunk, memory=memory)
+    options = {"memory": memory, "memory_config": MEMORIES[memory]}
+    policy = make(observations, trunk=trunk, **options)
     dead = without_gradient(policy, make_segment(policy))
     if memory == "none":
         # The twin keeps the gate, so that parameter counts agree; it fuses equals.

@@ -1,0 +1,235 @@
+"""Memory attention: a map of tokens reads the maps of earlier steps, with axial rotary positions.
+
+Source: SAM 2 (arXiv 2408.00714), section 4 and appendix, as used by SAM2Act+ (arXiv 2501.18564).
+
+Shape letters: R rows (batch times streams), M stored frames, N tokens of a frame, G side of the
+map (N = G * G, row-major), D width, C width of stored tokens, H heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embodied.core.errors import ConfigError
+from embodied.nn.attention import masked_score
+
+THETA = 10_000.0
+"""Ratio between the first frequency of an axis, 1 rad a token, and where the series would end."""
+
+
+def grid_positions(side: int) -> Tensor:
+    """Returns float32 [N, 2]: (column, row) of each token of a map, row-major."""
+    index = torch.arange(side * side)
+    return torch.stack([index % side, index // side], dim=-1).float()
+
+
+def axial_rotary(positions: Tensor, width: int) -> Tensor:
+    """Returns cosines and sines that turn pairs of channels by their token's place.
+
+    The first half of the channels turns with the column, the second with the row; the two
+    channels 2i and 2i + 1 are a pair. Where `width` is no multiple of 4, the last channels of it
+    do not turn.
+
+    Args:
+      positions: [N, 2] (column, row), in tokens.
+      width: E.
+
+    Returns:
+      float32 [2, N, E]: cosines, then sines.
+
+    Source: RoFormer (arXiv 2104.09864) for each axis, as in SAM 2.
+    """
+    quarter = width // 4
+    frequency = THETA ** (-torch.arange(quarter, dtype=torch.float32) / max(quarter, 1))
+    angle_rad = (positions.float()[..., None] * frequency).flatten(1).repeat_interleave(2, dim=-1)
+    angle_rad = F.pad(angle_rad, (0, width - 4 * quarter))
+    return torch.stack([angle_rad.cos(), angle_rad.sin()])
+
+
+def rotate(tokens: Tensor, rotary: Tensor) -> Tensor:
+    """Turns the channel pairs of `tokens` [..., N, H, E] by `rotary` [2, N, E], in float32."""
+    cos, sin = rotary[0][:, None], rotary[1][:, None]
+    wide = tokens.float()
+    even, odd = wide.unflatten(-1, (-1, 2)).unbind(dim=-1)
+    turned = torch.stack([-odd, even], dim=-1).flatten(-2)
+    return (wide * cos + turned * sin).to(tokens.dtype)
+
+
+class RotaryAttention(nn.Module):
+    """softmax(rot(Wq q + bq) rot(Wk k + bk)^T / sqrt(E)) (Wv v + bv), then an output projection.
+
+    Args:
+      width: D of queries and of the result.
+      source: Width of keys and values.
+      heads: H; divides D into an even number of channels, at least 4.
+      dropout: On attention weights, in training only.
+    """
+
+    def __init__(self, width: int, source: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if heads < 1 or width % (2 * heads) or width // heads < 4:
+            raise ConfigError(
+                f"memory.heads={heads} does not divide the width {width} into heads of an even "
+                "number of channels, 4 at least, which rotary positions need"
+            )
+        self.heads, self.head_width, self.dropout = heads, width // heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(source, width)
+        self.value = nn.Linear(source, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        rotary: Tensor,
+        live: Tensor | None = None,
+        explain: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Attends from one map to M maps, all with the same places.
+
+        Args:
+          query: [R, N, D].
+          keys: [R, M, N, C].
+          values: [R, M, N, C].
+          rotary: [2, N, E] from `axial_rotary`; the same for the query and for every frame.
+          live: bool [R, M], frames that may be read; None for all. Rows without any attend
+            evenly to what is there.
+          explain: Gets the weights [R, H, N, M, N] appended.
+
+        Returns:
+          [R, N, D].
+        """
+        R, M, N = keys.shape[:3]
+        H, E = self.heads, self.head_width
+        q = rotate(self.query(query).view(R, N, H, E), rotary).transpose(1, 2)
+        k = rotate(self.key(keys).view(R, M, N, H, E), rotary)
+        k = k.reshape(R, M * N, H, E).transpose(1, 2)
+        v = self.value(values).view(R, M * N, H, E).transpose(1, 2)
+        mask: Tensor | None = None
+        if live is not None:
+            score = torch.zeros_like(live, dtype=q.dtype)
+            score = score.masked_fill(~live, masked_score(q.dtype))
+            mask = score[..., None].expand(R, M, N).reshape(R, 1, 1, M * N)
+        if explain is not None:
+            scores = q @ k.transpose(-1, -2) / E**0.5
+            scores = scores if mask is None else scores + mask
+            explain.append(torch.softmax(scores, dim=-1).unflatten(-1, (M, N)))
+        attended = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+        )
+        result: Tensor = self.out(attended.transpose(1, 2).reshape(R, N, H * E))
+        return result
+
+
+class MemoryAttentionLayer(nn.Module):
+    """Self-attention, attention to memory, feed-forward; each residual with a norm in front.
+
+    Args:
+      width: D.
+      source: C.
+      heads: H.
+      feedforward: Hidden channels of the feed-forward layer.
+      dropout: On attention weights, residual branches and hidden channels, in training only.
+    """
+
+    def __init__(
+        self, width: int, source: int, heads: int, feedforward: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.self_attention = RotaryAttention(width, width, heads, dropout)
+        self.cross_attention = RotaryAttention(width, source, heads, dropout)
+        self.widen = nn.Linear(width, feedforward)
+        self.narrow = nn.Linear(feedforward, width)
+        self.norm_self = nn.LayerNorm(width)
+        self.norm_cross = nn.LayerNorm(width)
+        self.norm_feedforward = nn.LayerNorm(width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        rotary: Tensor,
+        live: Tensor,
+        explain: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Returns [R, N, D]; see `RotaryAttention.forward` for the arguments."""
+        seen = self.norm_self(tokens)
+        frame = seen[:, None]
+        tokens = tokens + self.drop(self.self_attention(seen, frame, frame, rotary))
+        found = self.cross_attention(self.norm_cross(tokens), keys, values, rotary, live, explain)
+        tokens = tokens + self.drop(found)
+        hidden = self.drop(F.relu(self.widen(self.norm_feedforward(tokens))))
+        result: Tensor = tokens + self.drop(self.narrow(hidden))
+        return result
+
+
+class MemoryAttention(nn.Module):
+    """Layers over one map of tokens and M stored ones, with a norm at the end.
+
+    Args:
+      side: G.
+      width: D.
+      source: C.
+      layers: Number of `MemoryAttentionLayer`.
+      heads: H.
+      feedforward: Hidden channels of the feed-forward layers.
+      dropout: In training only.
+      position_scale: Weight of the present's positional code in what goes in.
+    """
+
+    rotary: Tensor
+
+    def __init__(
+        self,
+        side: int,
+        width: int,
+        source: int,
+        layers: int,
+        heads: int,
+        feedforward: int,
+        dropout: float,
+        position_scale: float,
+    ) -> None:
+        super().__init__()
+        self.position_scale = position_scale
+        self.layers = nn.ModuleList(
+            MemoryAttentionLayer(width, source, heads, feedforward, dropout) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        rotary = axial_rotary(grid_positions(side), width // heads)
+        self.register_buffer("rotary", rotary, persistent=False)
+
+    def forward(
+        self,
+        query: Tensor,
+        position: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        live: Tensor,
+        explain: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Reads memory.
+
+        Args:
+          query: [R, N, D].
+          position: Positional code of the query's tokens, broadcastable to [R, N, D].
+          keys: [R, M, N, C] stored tokens with their codes.
+          values: [R, M, N, C] stored tokens.
+          live: bool [R, M]; frames that may be read. Rows without any give finite tokens that
+            mean nothing.
+          explain: Gets each layer's weights on memory [R, H, N, M, N] appended.
+
+        Returns:
+          [R, N, D].
+        """
+        tokens = query + self.position_scale * position
+        for layer in self.layers:
+            tokens = layer(tokens, keys, values, self.rotary, live, explain)
+        result: Tensor = self.norm(tokens)
+        return result
