@@ -63,11 +63,14 @@ class Policy(nn.Module, abc.ABC):
         version are refused, but for those that `former` brings here.
       former: Older version -> what its policies did, where an option says so now: values of
         the configuration that are put into it on loading.
+      needs_init: Learning goes on from another policy's weights: training refuses to begin
+        without ``init=``.
     """
 
     spec: PolicySpec
     version: ClassVar[int] = 1
     former: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
+    needs_init: bool = False
 
     @abc.abstractmethod
     def initial_state(self, batch: int, capacity: int | None = None) -> State:
@@ -112,6 +115,20 @@ class Policy(nn.Module, abc.ABC):
           each of them is meant.
         """
         return {}
+
+    def check(self, obs: Observation, source: str) -> None:
+        """Raises for observations of which nothing sound can be made; accepts all by default.
+
+        It looks at values, so it is for the first observations of a dataset or a run, not for
+        every tick.
+
+        Args:
+          obs: Observation key -> [B, ...], as in ``spec.observations``.
+          source: Where they come from, for the message.
+
+        Raises:
+          SpecMismatch: Naming the key, what was expected and what to do.
+        """
 
     def frozen_key(self) -> dict[str, Any]:
         """Returns what the outputs of frozen parts depend on beside observations.

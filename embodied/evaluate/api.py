@@ -26,8 +26,9 @@ from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import read_json, write_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig
-from embodied.evaluate import inspection, provenance, report, video
+from embodied.evaluate import inspection, keyframe_pictures, provenance, report, video
 from embodied.evaluate.config import EvaluateConfig
+from embodied.evaluate.executors import resolved
 from embodied.evaluate.results import NONE, EpisodeResult, read_episodes, write_episodes
 from embodied.evaluate.runner import closing, run
 from embodied.evaluate.summary import compare_with_twin, summarise
@@ -58,6 +59,8 @@ def run_evaluation(config: EvaluateConfig) -> Path:
     """
     torch.set_num_threads(config.threads)
     loaded = load(config.source, config.device)
+    executor = resolved(config.executor, loaded.policy.spec)
+    config = dataclasses.replace(config, executor=executor)
     twin = _load_twin(config)
     out = _directory(config, loaded)
     if config.inspect:
@@ -376,7 +379,7 @@ def _check_explains(loaded: LoadedPolicy) -> None:
         policy.initial_state(1),
         torch.ones(1, dtype=torch.bool, device=device),
     )
-    if not any(key.endswith(inspection.ATTENTION) for key in report):
+    if not any(key.endswith((inspection.ATTENTION, keyframe_pictures.HEAT)) for key in report):
         memory = loaded.meta.config.get("memory", "")
         raise ConfigError(
             f"inspect=true needs a policy that explains what it reads from slots; {loaded.path} is "
@@ -402,13 +405,17 @@ def command(config: EvaluateConfig) -> str:
     for key, value in plain.items():
         if key in ("source", "out", "progress", "workers") or value == default[key]:
             continue
-        if isinstance(value, dict):
-            inner = default[key] if isinstance(default[key], dict) else {}
-            words += [f"{key}.{k}={v}" for k, v in value.items() if inner.get(k) != v]
-        else:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            words.append(f"{key}={text}")
+        words += _words(key, value, default[key])
     return shlex.join(words)
+
+
+def _words(key: str, value: Any, default: Any) -> list[str]:
+    """Returns the overrides that set `key` to `value`, one for each inner key that differs."""
+    if isinstance(value, dict):
+        inner = default if isinstance(default, dict) else {}
+        changed = {k: v for k, v in value.items() if inner.get(k) != v}
+        return [word for k, v in changed.items() for word in _words(f"{key}.{k}", v, inner.get(k))]
+    return [f"{key}={','.join(map(str, value)) if isinstance(value, list) else value}"]
 
 
 def _shown(config: EvaluateConfig) -> dict[str, Any]:

@@ -12,23 +12,28 @@ Arrays of the ``.npz`` (T observation ticks, stream S of the memory with N token
 - ``S.slot_of_tick`` int16 [T, T]: entry (t, s) is the slot that held tick s when tick t read, -1
   where none did (s not yet stored, dropped, or not this episode's, after a swap);
 - ``S.gate`` float16 [T, N], the present's weight in the fusion;
-- whatever else the policy explains, float16.
+- whatever else the policy explains, float16; of a keyframe policy the views that it saw, their
+  heatmaps and its answers, see `embodied.evaluate.keyframe_pictures`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embodied.core.files import write_atomic
+from embodied.evaluate import keyframe_pictures
 from embodied.evaluate.video import BACKGROUND, MUTED, PHASE_COLOURS, TEXT, font
 
 ATTENTION, ITEMS, LIVE, GATE, WEIGHT = ".attention", ".items", ".live", ".gate", "goal.weight"
+AGE = ".age_s"
+SAME_TIME_S = 1e-3
+"""Times of two ticks are further apart than this, stored ones nearer to their own."""
 IMAGE = "_image_u8"
 MAP, CELLS = 960, (20, 48)
 """Pixels that a map shall be wide, and the least and most that one of its cells may be."""
@@ -72,17 +77,27 @@ class Inspection:
             exact = array.dtype.kind != "f" or key.endswith((ITEMS, ".age_s"))
             out[key] = array if exact else array.astype(np.float16)
         for name in self.streams():
-            out[f"{name}.slot_of_tick"] = slots_of_ticks(
-                [report[name + ITEMS][report[name + LIVE]] for report in self.reports]
-            )
+            live = [report[name + LIVE] for report in self.reports]
+            items = [r[name + ITEMS][kept] for r, kept in zip(self.reports, live, strict=True)]
+            if name + AGE not in self.reports[0]:  # a memory may not know when a tick was
+                out[f"{name}.slot_of_tick"] = slots_of_ticks(items)
+                continue
+            ages = [r[name + AGE][kept] for r, kept in zip(self.reports, live, strict=True)]
+            out[f"{name}.slot_of_tick"] = slots_of_ticks(items, self.time_s, ages)
         return out
 
 
-def slots_of_ticks(items: Iterable[np.ndarray]) -> np.ndarray:
-    """Works out which slot held which tick from how many items the slots held.
+def slots_of_ticks(
+    items: Iterable[np.ndarray],
+    time_s: Sequence[float] = (),
+    ages_s: Iterable[np.ndarray] = (),
+) -> np.ndarray:
+    """Works out which slot held which tick from how many items the slots held, and how old ones.
 
     Args:
       items: For each tick, before it is stored, the number of items in each slot in use.
+      time_s: Time of each tick; without it a slot that is dropped is taken to be the oldest.
+      ages_s: For each tick, the age of each slot in use.
 
     Returns:
       int16 [T, T]; see the module docstring. From a tick whose counts follow from no append,
@@ -90,11 +105,17 @@ def slots_of_ticks(items: Iterable[np.ndarray]) -> np.ndarray:
       in no slot.
     """
     counts = [np.rint(np.asarray(row)).astype(int).tolist() for row in items]
+    stored = [now - np.asarray(age) for now, age in zip(time_s, ages_s, strict=True)]
     out = np.full((len(counts), len(counts)), -1, np.int16)
     slots: list[list[int]] = []
     for t, held in enumerate(counts):
         if t:
             slots = _after_a_write(slots, t - 1, counts[t - 1], held)
+        if stored and slots and max(held) == 1 and len(slots) == len(held) and all(slots):
+            # Nothing is merged: a slot is the tick of its time, whichever slot was dropped.
+            nearest = np.abs(np.asarray(time_s[:t])[None] - stored[t][:, None])
+            if nearest.min(axis=1).max(initial=0.0) < SAME_TIME_S:
+                slots = [[int(tick)] for tick in nearest.argmin(axis=1)]
         for slot, ticks in enumerate(slots):
             out[t, ticks] = slot
     return out
@@ -151,7 +172,12 @@ def write_inspection(directory: Path, stem: str, inspection: Inspection, title: 
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
     write_atomic(file, packed.getvalue())
-    write_atomic(picture, draw(arrays, inspection.streams(), title))
+    streams = inspection.streams()
+    if keyframe_pictures.HEAT in arrays:
+        drawn = keyframe_pictures.draw(arrays, streams, title, attention_to_ticks)
+    else:
+        drawn = draw(arrays, streams, title)
+    write_atomic(picture, drawn)
     return [file, picture]
 
 
@@ -217,7 +243,9 @@ def _draw_stream(
     """Draws one stream's map, `top` pixels from the picture's top."""
     left, first = LABEL + cell, top + 2 * cell
     share = attention_to_ticks(arrays, stream)
-    memory = 1.0 - arrays[stream + GATE].astype(np.float64).mean(axis=1)
+    # A layer inside a memory has no gate of its own.
+    gate = arrays.get(stream + GATE, np.ones((len(share), 1)))
+    memory = 1.0 - gate.astype(np.float64).mean(axis=1)
     small = font(11)
     pictures = _thumbnails(arrays, stream, cell - 2)
     ticks = len(share)

@@ -98,6 +98,13 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
         ema = Ema(policy, config.optim.ema)
 
     # Nothing is written before everything that can be refused was looked at.
+    if policy.needs_init and not (found or config.init):
+        raise ConfigError(
+            f"policy={config.policy.name} learns on top of another policy's weights: give "
+            "init=RUN, a run or claim of that policy, or policy.config.learn=all to train "
+            "everything at once"
+        )
+    policy.check(_first_ticks(policy, dataset, device), "the training data")
     _make_run_directory(run, config)
     if config.features:
         attach_features(policy, dataset, config.features)
@@ -229,6 +236,14 @@ def _build(config: TrainConfig, dataset: SegmentDataset) -> Policy:
         )
     policy.set_statistics(dataset.statistics())
     return policy
+
+
+def _first_ticks(
+    policy: Policy, dataset: SegmentDataset, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Returns the observations of the first tick of each row of the first batch."""
+    obs = dataset.batch(0).obs
+    return {key: obs[key][:, 0].to(device) for key in policy.spec.observations}
 
 
 def _describe(

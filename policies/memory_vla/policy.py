@@ -35,6 +35,7 @@ from embodied.nn.goal import GoalHead, GoalMixture
 from embodied.nn.language import ByteInstructionEncoder
 from embodied.nn.normalize import ActionNormalizer, VectorNormalizer
 from embodied.nn.readout import TokenReadout
+from embodied.nn.rows import chosen_rows, masked_mean, on_grid
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.model import (
     CACHED,
@@ -313,7 +314,7 @@ class MemoryVLA(Policy):
         """
         batch, ticks = segment.valid.shape
         few = looks_at_data(segment.valid)
-        rows = _chosen(segment.valid.reshape(-1), few)
+        rows = chosen_rows(segment.valid.reshape(-1), few)
 
         def at(rows: Tensor, tensor: Tensor) -> Tensor:
             return tensor.flatten(0, 1)[rows]
@@ -323,9 +324,7 @@ class MemoryVLA(Policy):
         seen, cognitive, context = self._perceive(obs)
 
         def grid(tensor: Tensor) -> Tensor:
-            """Puts rows back on the [B, T] grid, zero on padding."""
-            full = tensor.new_zeros(batch * ticks, *tensor.shape[1:])
-            return full.index_copy(0, rows, tensor).unflatten(0, (batch, ticks))
+            return on_grid(tensor, rows, batch, ticks)
 
         items = self._streams(grid(seen.tokens), grid(cognitive))
         # Stored fused tokens need every read, as in acting; raw ones let held ticks skip theirs.
@@ -337,7 +336,7 @@ class MemoryVLA(Policy):
         )
         # Only acting ticks count; `keep` finds them among the encoded rows.
         acts = segment.act_mask & segment.valid
-        keep = _chosen(at(rows, acts), few)
+        keep = chosen_rows(at(rows, acts), few)
         acting = rows[keep]
         value = {name: at(acting, tensor) for name, tensor in values.items()}
         fused = self._fuse({name: at(acting, tensor) for name, tensor in items.items()}, value)
@@ -351,12 +350,12 @@ class MemoryVLA(Policy):
             target = at(acting, segment.extras["goal_pos_world_m"]) - self.goal_center
             target, mode = target * GOAL_SCALE, goals.mode().detach()
             miss = -goals.log_prob(target[:, None])[:, 0]
-            goal_loss = _masked_mean(miss, goal_valid)
+            goal_loss = masked_mean(miss, goal_valid)
             loss = self.config.goal_loss * goal_loss
             error_m = (mode - target).norm(dim=-1) / GOAL_SCALE
             metrics = {
                 "goal_loss": goal_loss.detach(),
-                "goal_error_m": _masked_mean(error_m, goal_valid),
+                "goal_error_m": masked_mean(error_m, goal_valid),
             }
             # The expert learns from true goals, a little off: which one is the goal head's task.
             off = torch.randn(target.shape, generator=generator, device=target.device)
@@ -382,15 +381,3 @@ def _parts(tokens: Tensor) -> Tensor:
     """Returns the four parts [..., 4, D/4] of tokens [..., D], each brought to unit scale."""
     parts = tokens.unflatten(-1, (4, -1))
     return nn.functional.rms_norm(parts, parts.shape[-1:], eps=1e-4)
-
-
-def _chosen(mask: Tensor, few: bool) -> Tensor:
-    """Returns the int64 indices of the True rows of a mask [R], or of all rows unless `few`."""
-    if few:
-        return mask.nonzero()[:, 0]
-    return torch.arange(mask.shape[0], device=mask.device)
-
-
-def _masked_mean(value: Tensor, mask: Tensor) -> Tensor:
-    weight = mask.to(value.dtype)
-    return (value * weight).sum() / weight.sum().clamp(min=1.0)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from embodied.core.errors import ConfigError
 from embodied.core.rng import EVAL_SEED_START
+from embodied.evaluate import keyframe_pictures
 from embodied.evaluate.api import evaluate
 from embodied.evaluate.inspection import attention_to_ticks, slots_of_ticks
 from embodied.evaluate.results import read_episodes
@@ -39,6 +43,16 @@ def test_slots_of_ticks_follow_the_bank(seed: int, capacity: int, overflow: str)
         query = {"s": items[t].view(1, 1, -1)}
         _, state = memory.step(query, torch.full((1,), float(t)), state, torch.zeros(1) > 0)
     assert np.array_equal(slots_of_ticks(counts), expected)
+
+
+def test_times_tell_which_slot_was_dropped_where_counts_cannot() -> None:
+    """A bank of two with its first item pinned: the later one is the one that goes."""
+    items = [[], [1], [1, 1], [1, 1]]
+    ages = [[], [1.0], [2.0, 1.0], [3.0, 1.0]]
+    arrays = [[np.asarray(row) for row in rows] for rows in (items, ages)]
+    held = slots_of_ticks(arrays[0], [0.0, 1.0, 2.0, 3.0], arrays[1])
+    assert held[-1].tolist() == [0, -1, 1, -1]
+    assert slots_of_ticks(arrays[0])[-1].tolist() == [-1, 0, 1, -1]
 
 
 def test_another_memory_put_in_holds_none_of_these_ticks() -> None:
@@ -95,3 +109,29 @@ def test_a_policy_that_explains_nothing_is_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match="videos=0"):
         evaluate(run, episodes=1, inspect=True, videos=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_keyframe_policys_decisions_are_drawn() -> None:
+    ticks, side = 3, 16
+    heat = np.zeros((ticks, 3, side, side), np.float32)
+    heat[:, :, 4, 8] = 1.0
+    arrays = {
+        "time_s": np.arange(3, dtype=np.float32),
+        "phase": np.array(["cue", "gap", "execute"]),
+        "view.image": np.full((ticks, 3, side, side, 3), 100, np.uint8),
+        "view.heatmap": heat,
+        "view.pixel": np.full((ticks, 3, 2), 8.0),
+    }
+    share = np.array([[0, 0, 0], [1, 0, 0], [0.25, 0.75, 0]])
+    plain = open_png(keyframe_pictures.draw(arrays, [], "t", lambda *_: share))
+    told = open_png(keyframe_pictures.draw(arrays, ["top"], "t", lambda *_: share))
+    assert told.width == plain.width + 2 * (keyframe_pictures.PAST + keyframe_pictures.MARGIN)
+    assert told.height == plain.height
+    # The likeliest place is red, other places are as they were.
+    view = keyframe_pictures.heated(arrays["view.image"][0, 0], heat[0, 0])
+    assert view[4, 8, 0] > 200
+    assert (view[0, 0] == 100).all()
+
+
+def open_png(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))

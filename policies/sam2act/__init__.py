@@ -1,0 +1,1 @@
+"""SAM2Act: keyframes from three virtual views of a point cloud, with and without memory."""
