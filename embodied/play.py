@@ -14,6 +14,7 @@ import numpy as np
 
 from embodied import registry
 from embodied.core.errors import ConfigError
+from embodied.core.specs import DISCRETE
 from embodied.core.task import EnvConfig
 from embodied.evaluate.video import Recording, VideoRecorder, write_video
 
@@ -29,9 +30,12 @@ KEYS = {
 }
 """Key -> (element of the action, sign): away, back, left, right, up, down, turn left, right."""
 GRIP_KEY, STAY_KEY, QUIT_KEY = " ", ".", "x"
+CHOICE_KEYS = "0123456789abcdef"
+"""Keys of a task whose actions are choices: one each, in their order."""
 KEY_HELP = "w/s away/back  a/d left/right  r/f up/down  q/e turn  space grip  . wait  x quit"
 TICKS_A_KEY = 2
 HELD_TICK_S = 0.05
+VIDEO_FPS = 10.0
 STEP = 0.4
 """Share of the largest action a key press gives: 2 cm or 0.2 rad a tick."""
 
@@ -51,7 +55,7 @@ class Played:
 
 def unused(who: str, task: str, level: str, seed: int) -> Path:
     """Returns ``plays/<who>-<task>-<level>-<seed>.mp4``, numbered if that is there already."""
-    first = Path(f"plays/{who}-{task}-{level}-{seed}.mp4")
+    first = Path(f"plays/{who}-{task.replace('/', '-')}-{level}-{seed}.mp4")
     path, number = first, 1
     while path.exists():
         number += 1
@@ -97,7 +101,8 @@ def play_expert(
             recording, info = _episode(env, seed, cue, act, camera, size, "expert")
             recordings.append(recording)
             outcomes.append((seed, int(info["cue"]), bool(info["success"]), _words(info)))
-    return Played(write_video(out, recordings), outcomes)
+        fps = world.metadata["control_hz"] / recordings[0].stride
+    return Played(write_video(out, recordings, fps), outcomes)
 
 
 def play_policy(
@@ -163,6 +168,16 @@ def play_keyboard(
     grip, pending = -1.0, 0
     action = np.zeros(7, np.float32)
 
+    def choose() -> int:
+        if world.held:
+            return 0
+        key = next(keys, QUIT_KEY)
+        while key not in choices:
+            if key == QUIT_KEY:
+                raise _LeftEarly
+            key = next(keys, QUIT_KEY)
+        return choices.index(key)
+
     def act() -> np.ndarray:
         nonlocal grip, pending, action
         if world.task.held or pending:
@@ -183,9 +198,16 @@ def play_keyboard(
 
     with contextlib.closing(env):
         world = env.unwrapped
-        recording, info = _episode(env, seed, cue, act, camera, size, "keyboard", show)
+        spec = world.action_spec
+        choices = CHOICE_KEYS[: spec.size] if spec.kind == DISCRETE else ""
+        offer = "  ".join(f"{k} {n}" for k, n in zip(choices, spec.names, strict=False))
+        player = (choose, f"{offer}  {QUIT_KEY} quit") if choices else (act, KEY_HELP)
+        recording, info = _episode(
+            env, seed, cue, player[0], camera, size, "keyboard", show, player[1]
+        )
+        fps = world.metadata["control_hz"] / recording.stride
     outcome = (seed, int(info["cue"]), bool(info["success"]), _words(info))
-    return Played(write_video(out, recording), [outcome])
+    return Played(write_video(out, recording, fps), [outcome])
 
 
 class _LeftEarly(Exception):
@@ -196,20 +218,22 @@ def _episode(
     env: Any,
     seed: int,
     cue: int | None,
-    act: Callable[[], np.ndarray],
+    act: Callable[[], Any],
     camera: str,
     size: int,
     title: str,
     show: Callable[[np.ndarray, dict[str, Any], str], None] | None = None,
+    key_help: str = KEY_HELP,
 ) -> tuple[Recording, dict[str, Any]]:
     world = env.unwrapped
     _, info = env.reset(seed=seed, options={} if cue is None else {"cue": cue})
-    recording = Recording(title)
+    stride = max(1, round(world.metadata["control_hz"] / VIDEO_FPS))
+    recording = Recording(title, stride)
     recording.add(world.picture(camera, size), info)
     over = False
     while not over:
         if show:
-            show(recording.frames[-1], info, KEY_HELP)
+            show(recording.frames[-1], info, key_help)
         try:
             action = act()
         except _LeftEarly:

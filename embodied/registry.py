@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embodied.core.errors import ConfigError, EmbodiedError, unknown_name
-from embodied.core.task import EnvConfig, TaskInfo
+from embodied.core.task import IMITATION, EnvConfig, TaskInfo
 from embodied.extras import named_extras
 
 if TYPE_CHECKING:
@@ -53,15 +53,30 @@ POLICIES = {
         "policies.memory_vla.config:MemoryVLAConfig",
         "vision-language-action policy with a perceptual-cognitive memory bank",
     ),
+    "sam2act": PolicyRow(
+        "policies.sam2act.policy:SAM2Act",
+        "policies.sam2act.config:SAM2ActConfig",
+        "keyframe policy: three views of a point cloud, coarse and fine; no memory",
+    ),
+    "sam2act_plus": PolicyRow(
+        "policies.sam2act.policy:SAM2ActPlus",
+        "policies.sam2act.config:SAM2ActPlusConfig",
+        "the same with a spatial memory, learnt on top of a sam2act (init=)",
+    ),
 }
 
 
 # ---------------------------------------------------------------- tasks
 
 
-def task_names() -> list[str]:
-    """Returns the names of all tasks, built in and installed, sorted."""
-    return sorted({*_builtin_tasks(), *_entry_points(TASK_GROUP)})
+def task_names(learned_by: str | None = None) -> list[str]:
+    """Returns the names of all tasks, built in and installed, sorted.
+
+    Args:
+      learned_by: Only those learned by ``"imitation"`` or by ``"reinforcement"``.
+    """
+    names = sorted({*_builtin_tasks(), *_entry_points(TASK_GROUP)})
+    return [n for n in names if learned_by is None or task_info(n).learned_by == learned_by]
 
 
 def task_info(name: str) -> TaskInfo:
@@ -86,6 +101,23 @@ def task_info(name: str) -> TaskInfo:
     return info
 
 
+def imitation_task(name: str) -> TaskInfo:
+    """Returns the row of a task whose expert can be demonstrated, filmed and certified.
+
+    Raises:
+      ConfigError: For an unknown name, or a task that is learned by reinforcement.
+    """
+    info = task_info(name)
+    if info.learned_by != IMITATION:
+        raise ConfigError(
+            f"{name} is learned by reinforcement: there is no arm whose demonstrations could be "
+            f"collected or certified. Use its environment: gymnasium.make({info.env_id!r}), or "
+            "embodied.registry.make_vec for many rows at once. Tasks with "
+            f"demonstrations: {', '.join(task_names(IMITATION))}"
+        )
+    return info
+
+
 def make_env(
     task: str, level: str, config: EnvConfig | None = None, **kwargs: Any
 ) -> gymnasium.Env[Any, Any]:
@@ -105,12 +137,12 @@ def make_env(
     with named_extras():
         import gymnasium
 
-        neighbour("sims")
-        arguments = {**(config or EnvConfig()).kwargs(), "level": level, **kwargs}
+        sims = neighbour("sims")
+        arguments = {**info.env_kwargs(config or EnvConfig()), "level": level, **kwargs}
         if task in _builtin_tasks():
             return gymnasium.make(info.env_id, **arguments)
         # Installed tasks have no Gymnasium id of ours; their row says everything.
-        return importlib.import_module("sims.gym_env").MemoryBenchEnv(info, **arguments)
+        return sims.make_env(info, **arguments)
 
 
 def make_vec(
@@ -131,7 +163,7 @@ def make_vec(
     info = _checked(task, level, config)
     with named_extras():
         sims = neighbour("sims")
-        arguments = {**(config or EnvConfig()).kwargs(), **kwargs}
+        arguments = {**info.env_kwargs(config or EnvConfig()), **kwargs}
         return sims.make_vec(
             task if task in _builtin_tasks() else info,
             num_envs=num_envs,

@@ -7,27 +7,66 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embodied.core.task import TaskInfo
 
+RECALL = "recall/"
+_RECALL_ENV = "sims.recall.gym_env:RecallEnv"
+
 # Kept apart from the task table, so that registering ids imports nothing.
 ENV_IDS = {
     "remember_color": "MemoryBench/RememberColor-v0",
     "put_block_back": "MemoryBench/PutBlockBack-v0",
     "rearrange_block": "MemoryBench/RearrangeBlock-v0",
     "reopen_drawer": "MemoryBench/ReopenDrawer-v0",
+    "lift": "MemoryBench/Lift-v0",
+    "stack": "MemoryBench/Stack-v0",
+    "recall/ballet_lite": "Recall/BalletLite-v0",
+    "recall/ballet_grid": "Recall/BalletGrid-v0",
+    "recall/ballet_pixel": "Recall/BalletPixel-v0",
+    "recall/visual_match": "Recall/VisualMatch-v0",
+    "recall/match_lite": "Recall/MatchLite-v0",
+    "recall/t_maze": "Recall/TMaze-v0",
+    "recall/pairs": "Recall/Pairs-v0",
+    "recall/words": "Recall/Words-v0",
+    "recall/boxes": "Recall/Boxes-v0",
+    "recall/graph": "Recall/Graph-v0",
 }
-"""Task name -> Gymnasium id."""
+"""Task name -> Gymnasium id. Names of the recall suite begin with ``recall/``."""
 
 
 def task_infos() -> dict[str, TaskInfo]:
     """Returns task name -> :class:`embodied.core.task.TaskInfo`; loads no simulator."""
     from sims.memory_bench.catalog import TASKS
+    from sims.recall.catalog import TASKS as RECALL_TASKS
 
-    return dict(TASKS)
+    return {**TASKS, **RECALL_TASKS}
+
+
+def make_env(info: TaskInfo, **env_kwargs: Any) -> Any:
+    """Returns an environment of a task by its row alone, without a Gymnasium id."""
+    if _is_recall(info):
+        from sims.recall.gym_env import RecallEnv
+
+        return RecallEnv(info, **env_kwargs)
+    from sims.gym_env import MemoryBenchEnv
+
+    return MemoryBenchEnv(info, **env_kwargs)
 
 
 def make_vec(
-    task: str, num_envs: int, num_workers: int = 0, autoreset: str = "disabled", **env_kwargs: Any
+    task: str | TaskInfo,
+    num_envs: int,
+    num_workers: int = 0,
+    autoreset: str = "disabled",
+    **env_kwargs: Any,
 ) -> Any:
-    """Returns a vector environment of `task`; see :class:`sims.vector.MemoryBenchVectorEnv`."""
+    """Returns a vector environment of `task`.
+
+    See :class:`sims.vector.MemoryBenchVectorEnv` and, for the recall suite,
+    :class:`sims.recall.vector_env.RecallVectorEnv`.
+    """
+    if _is_recall(task):
+        from sims.recall.vector_env import RecallVectorEnv
+
+        return RecallVectorEnv(task, num_envs, num_workers, autoreset=autoreset, **env_kwargs)
     from sims.vector import MemoryBenchVectorEnv
 
     return MemoryBenchVectorEnv(task, num_envs, num_workers, autoreset=autoreset, **env_kwargs)
@@ -40,6 +79,14 @@ def check_rendering() -> dict[str, Any]:
     return selfcheck.check_rendering()
 
 
+def _is_recall(task: str | TaskInfo) -> bool:
+    if isinstance(task, str):
+        return task.startswith(RECALL)
+    from sims.recall.game import RecallInfo
+
+    return isinstance(task, RecallInfo)
+
+
 def _register() -> None:
     try:
         from gymnasium.envs.registration import register, registry
@@ -49,7 +96,7 @@ def _register() -> None:
         if env_id not in registry:
             register(
                 id=env_id,
-                entry_point="sims.gym_env:MemoryBenchEnv",
+                entry_point=_RECALL_ENV if _is_recall(name) else "sims.gym_env:MemoryBenchEnv",
                 kwargs={"task": name},
                 disable_env_checker=True,  # it would copy and check every observation of a run
             )

@@ -10,7 +10,7 @@ from embodied import registry
 from embodied.commands.base import Command, command_line, finish
 from embodied.core.errors import ConfigError
 from embodied.core.rng import EVAL_SEED_START
-from embodied.core.task import EnvConfig
+from embodied.core.task import IMITATION, EnvConfig
 
 if TYPE_CHECKING:
     from embodied.play import Played
@@ -22,7 +22,7 @@ class Options:
 
     Attributes:
       task: Task name; not needed with ``policy``, which knows its own.
-      level: Level name; empty for the policy's own, or ``easy``.
+      level: Level name; empty for the policy's own, or the task's first.
       policy: Run, checkpoint or claim to watch instead of the expert.
       keyboard: Drive the arm yourself, in this terminal.
       episodes: Episodes side by side in the video.
@@ -74,8 +74,9 @@ def run(options: Options) -> None:
         return
     from embodied import play
 
-    level = options.level or "easy"
-    registry.task_info(options.task).knobs(level)
+    info = registry.task_info(options.task)
+    level = options.level or next(iter(info.levels))
+    info.knobs(level)
     config = EnvConfig(control=options.control, visuals=options.visuals)
     who = "keyboard" if options.keyboard else "expert"
     out = Path(options.out) if options.out else play.unused(who, options.task, level, options.seed)
@@ -99,7 +100,8 @@ def run(options: Options) -> None:
         )
     _print(played)
     task, at = f"task={options.task}", f"level={level}"
-    finish(played.video, command_line("embodied", "collect", task, at))
+    learn = "collect" if info.learned_by == IMITATION else "train"
+    finish(played.video, command_line("embodied", learn, task, at))
 
 
 def _policy(options: Options) -> None:
@@ -132,6 +134,7 @@ COMMAND = Command(
         "play remember_color",
         "play put_block_back level=hard episodes=1 size=480 visuals=full",
         "play remember_color --keyboard",
+        "play recall/ballet_pixel level=4_delay16",
         "play policy=runs/remember_color-easy-rgb-perceptual_cognitive-s0 episodes=6",
     ),
 )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from embodied.core.errors import ConfigError, unknown_name
 
 CUE, GAP, EXECUTE = "cue", "gap", "execute"
 PHASES = (CUE, GAP, EXECUTE)
+
+IMITATION, REINFORCEMENT = "imitation", "reinforcement"
 
 FAILURE_KINDS = ("", "wrong_choice", "early_commit", "motor", "timeout")
 """'' while undecided or on success. `wrong_choice` is a memory failure; `motor` (dropped,
@@ -29,7 +31,10 @@ class TaskInfo:
       ceiling: Level's knobs -> best success without memory (c*), a fraction.
       cues: Level's knobs -> number of cue values.
       horizon_s: Level's knobs -> longest possible episode in seconds.
+      learned_by: ``"imitation"`` of an expert that moves an arm, or ``"reinforcement"``.
     """
+
+    learned_by: ClassVar[str] = IMITATION
 
     name: str
     env_id: str
@@ -56,6 +61,13 @@ class TaskInfo:
                 raise ConfigError(f"knob {key!r} of {self.name}: expected a number, got {value!r}")
             knobs[key] = value
         return knobs
+
+    def env_kwargs(self, config: EnvConfig) -> dict[str, Any]:
+        """Returns the arguments that an environment of this task takes of `config`.
+
+        The rest has no meaning for it. A suite without cameras overrides this.
+        """
+        return config.kwargs()
 
 
 @dataclasses.dataclass

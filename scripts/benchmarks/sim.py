@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.timing import Figure, Plan, Slice, repeat, take_turns
 from embodied import registry
 from embodied.core.rng import derive
-from embodied.core.task import EnvConfig
+from embodied.core.task import IMITATION, EnvConfig
 
 TASK, LEVEL = "remember_color", "easy"
 STATE = EnvConfig(observation="state")
@@ -35,7 +35,7 @@ def measure(plan: Plan) -> list[Figure]:
     """Returns all figures of the simulator."""
     return [
         *against_stock(plan),
-        *each_task(plan, registry.task_names()),
+        *each_task(plan, registry.task_names(IMITATION)),
         *workers(plan, ROWS),
     ]
 

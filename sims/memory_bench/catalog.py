@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from embodied.core.task import TaskInfo
 from sims.memory_bench.tasks import (
+    lift,
     put_block_back,
     rearrange_block,
     remember_color,
     reopen_drawer,
+    stack,
 )
 
 TASKS: dict[str, TaskInfo] = {
     info.name: info
-    for info in (remember_color.INFO, put_block_back.INFO, rearrange_block.INFO, reopen_drawer.INFO)
+    for info in (
+        remember_color.INFO,
+        put_block_back.INFO,
+        rearrange_block.INFO,
+        reopen_drawer.INFO,
+        lift.INFO,
+        stack.INFO,
+    )
 }
 """Task name -> its row. A new task is one file in ``tasks/`` and one entry here."""

@@ -59,6 +59,17 @@ def cue_then_choice(name: str, candidates: int, steps: Sequence[str], held: bool
     )
 
 
+def no_memory_needed(name: str) -> Machine:
+    """A task in plain view all the time, to be done or spoilt."""
+    return Machine(
+        name,
+        {"go": Fraction(1)},
+        lambda state: state,
+        lambda seen: ("do", "spoil"),
+        lambda state, action: {SUCCESS if action == "do" else FAILURE: Fraction(1)},
+    )
+
+
 @functools.lru_cache(maxsize=32)
 def rearrange_sequences(candidates: int, pre_moves: int) -> tuple[tuple[int, tuple, int], ...]:
     """All histories of RearrangeBlock: ``(unmoved, moves, empty at start)``.
@@ -146,6 +157,8 @@ def machine_of(task: str, knobs: Mapping[str, Any]) -> Machine:
     Raises:
       KeyError: For a task that has none.
     """
+    if task in ("lift", "stack"):
+        return no_memory_needed(task)
     k = int(knobs["K"])
     if task == "remember_color":
         machine = cue_then_choice(task, k, ("show",), held=True)

@@ -3,7 +3,7 @@
 An episode runs cue -> (gate) -> gap -> (gate) -> execute. At a gate the scene *snaps*: it is
 emptied, the arm is put to a canonical pose drawn from the seed alone, at rest, and the hook of
 the next phase puts what belongs there. So nothing of the cue survives but what a policy
-remembers. A *commit* latches the outcome.
+remembers. A *commit* latches the outcome. A task that needs no memory has the execute phase alone.
 
 To write a task, subclass :class:`Task` in one file of ``tasks/``: declare `info` and
 `instructions`, then override the hooks in the order they stand below. Episode variables that
@@ -98,6 +98,7 @@ class Task:
     Attributes:
       info: The task's row in the task table.
       instructions: Paraphrases; one is drawn from the seed. They never hold the answer.
+      phases: The phases that an episode runs through.
       cue_held: Whether the arm is held during the cue phase.
       hidden_vars: Names in `vars` that may differ between cues at go (certificate 1).
       plan: What :meth:`draw` drew from the seed.
@@ -106,11 +107,19 @@ class Task:
 
     info: ClassVar[TaskInfo]
     instructions: ClassVar[tuple[str, ...]]
+    phases: ClassVar[tuple[str, ...]] = PHASES
     cue_held: ClassVar[bool] = True
     hidden_vars: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, knobs: Mapping[str, Any]) -> None:
         self.knobs = types.SimpleNamespace(**knobs)
+        if GAP in self.phases:
+            self._check_gap()
+        self.n_cues = self.info.cues(knobs)
+        self.plan: dict[str, Any] = {}
+        self.vars: dict[str, Any] = {}
+
+    def _check_gap(self) -> None:
         if not 0 < self.knobs.gap_min_s <= self.knobs.gap_max_s:
             raise ConfigError(
                 f"knobs of {self.info.name}: expected 0 < gap_min_s <= gap_max_s, got "
@@ -118,9 +127,6 @@ class Task:
             )
         if not 0 <= self.knobs.busy <= 1:
             raise ConfigError(f"knob busy: expected 0 to 1, got {self.knobs.busy}")
-        self.n_cues = self.info.cues(knobs)
-        self.plan: dict[str, Any] = {}
-        self.vars: dict[str, Any] = {}
 
     # -- hooks: what a task overrides -----------------------------------------------------
 
@@ -193,6 +199,14 @@ class Task:
         """
         return None
 
+    def upcoming(self) -> Sequence[Waypoint]:
+        """Returns what the expert will do in this phase after its present path, if anything.
+
+        Only for labels that say where the hand has to be next; asked when the present path
+        holds no keyframe any more.
+        """
+        return ()
+
     # -- help for experts --------------------------------------------------------------------
 
     def strayed(self, xy: Sequence[float], safe_z_m: float, far_m: float = 0.04) -> bool:
@@ -215,6 +229,8 @@ class Task:
     @property
     def horizon(self) -> int:
         """Longest possible episode in ticks."""
+        if GAP not in self.phases:
+            return self.execute_ticks
         return self.cue_ticks + round(self.knobs.gap_max_s * TICKS_PER_S) + self.execute_ticks
 
     # -- the episode ----------------------------------------------------------------------
@@ -235,7 +251,7 @@ class Task:
             )
         self._begin(int(seed), balanced_cue(self.info.name, seed, self.n_cues, cue))
         self.vars.update(self.start_vars())
-        self._snap(CUE)
+        self._snap(self.phases[0])
 
     def _begin(self, seed: int, cue: int) -> None:
         self.seed, self.cue = seed, cue
@@ -243,14 +259,17 @@ class Task:
         rng = derive(seed, name, "episode")
         self.instruction = self.instructions[rng.integers(len(self.instructions))]
         self.instruction_u8 = encode_instruction(self.instruction)
-        low, high = (round(s * TICKS_PER_S) for s in (self.knobs.gap_min_s, self.knobs.gap_max_s))
-        self.gap_ticks = int(rng.integers(max(low, 1), max(high, 1) + 1))
+        self.gap_ticks = 0
+        if GAP in self.phases:
+            limits_s = (self.knobs.gap_min_s, self.knobs.gap_max_s)
+            low, high = (max(round(s * TICKS_PER_S), 1) for s in limits_s)
+            self.gap_ticks = int(rng.integers(low, high + 1))
         # The canonical joints of the start, of the end of cue and of go.
         home = HOME_QPOS_RAD
         self.homes = home + rng.uniform(-HOME_JITTER_RAD, HOME_JITTER_RAD, (3, len(home)))
         self._gap_path = rng.uniform(-1, 1, (3, 3))
         self.plan = self.draw(derive(seed, name, "plan"))
-        self.phase, self.phase_tick, self.tick = CUE, 0, 0
+        self.phase, self.phase_tick, self.tick = self.phases[0], 0, 0
         self.committed, self.success, self.failure_kind = "", False, ""
         self.vars = {}
 
@@ -268,7 +287,8 @@ class Task:
 
     def set_lamp(self, rgb: Sequence[float]) -> None:
         """Shows `rgb` on the lamp, unless the phase is to be hidden."""
-        self.scene.set_lamp(LAMP_GAP if self.knobs.hidden_phase else rgb)
+        hidden = GAP in self.phases and self.knobs.hidden_phase
+        self.scene.set_lamp(LAMP_GAP if hidden else rgb)
 
     @property
     def held(self) -> bool:

@@ -21,7 +21,15 @@ from policies.memory_vla import policy as memory_vla
 from policies.memory_vla.config import MemoryVLAConfig
 from tests.gpu.small import POLICY, make_data, make_segment
 
-MEMORIES = ("none", "perceptual_cognitive", "gru", "full_history")
+MEMORIES = (
+    "none",
+    "perceptual_cognitive",
+    "gru",
+    "full_history",
+    "lstm",
+    "gated_transformer_xl",
+    "hierarchical_chunks",
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +44,11 @@ def segment(data):
 
 def make_policy(data, memory="perceptual_cognitive", store="raw", **options):
     torch.manual_seed(0)
-    capacity = {"capacity": 3} if memory == "perceptual_cognitive" else {}
+    small = {
+        "perceptual_cognitive": {"capacity": 3},
+        "hierarchical_chunks": {"chunk": 2, "window": 2, "eviction": "least_selected"},
+    }
+    capacity = small.get(memory, {})
     options = {**POLICY, "memory": memory, "memory_config": capacity, "store": store, **options}
     interface = SegmentDataset(data).interface
     return memory_vla.MemoryVLA(from_plain(MemoryVLAConfig, options), interface)

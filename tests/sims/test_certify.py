@@ -14,6 +14,7 @@ from sims.memory_bench.catalog import TASKS
 
 NAMES = tuple(TASKS)
 LEVELS = [(task, level) for task in NAMES for level in TASKS[task].levels]
+NO_MEMORY = {name for name, info in TASKS.items() if info.cues(info.knobs("easy")) == 1}
 
 
 @pytest.mark.parametrize("task", NAMES)
@@ -29,6 +30,13 @@ def test_stored_certificates_are_whole_and_hold(task):
         assert expert["episodes"] >= 200 and expert["success"] >= 0.99, (level, expert)
         noisy = proof["expert"]["fast_noisy"]
         assert noisy["success"] >= 0.95, (level, noisy)
+        if level in ("easy", "hard"):
+            osc = proof["expert"]["osc"]
+            assert osc["episodes"] >= 100 and osc["success"] >= 0.97, (level, osc)
+        assert proof.get("needs_memory", True) == (task not in NO_MEMORY)
+        if task in NO_MEMORY:
+            assert proof["aliasing"] == proof["gate"] == proof["reactive"] == {}
+            continue
         pairs = proof["aliasing"]["fast"]
         for behaviour in aliasing.BEHAVIOURS:
             assert pairs["behaviours"][behaviour]["pairs"] > 0, (level, behaviour)
@@ -44,7 +52,8 @@ def test_stored_ceilings_equal_fresh_ones(task, level):
     stored = certify.load(task)["levels"][level]
     fresh = certify.ceiling(TASKS[task], TASKS[task].knobs(level))
     assert fresh == stored["ceiling"]
-    assert fresh["exact"] and fresh["c_star"] == pytest.approx(1 / stored["knobs"]["K"])
+    cues = 1 if task in NO_MEMORY else stored["knobs"]["K"]
+    assert fresh["exact"] and fresh["c_star"] == pytest.approx(1 / cues)
     assert fresh["time_aware"]["low"] >= fresh["c_star"]
 
 
@@ -66,7 +75,7 @@ def test_fresh_small_certificate(task):
     assert fresh["holds"], json.dumps(fresh["aliasing"], indent=1)
     assert fresh["expert"]["fast"]["successes"] == 3
     stored = certify.load(task)
-    for part in ("observations", "state", "hidden"):
+    for part in ("observations", "state", "hidden") if task not in NO_MEMORY else ():
         assert fresh["aliasing"]["fast"][part] == stored["levels"]["easy"]["aliasing"]["fast"][part]
     if stored["versions"] == {n: importlib.metadata.version(n) for n in stored["versions"]}:
         certified = stored["levels"]["easy"]["mjcf_sha256"]
@@ -127,6 +136,26 @@ def test_a_gate_that_keeps_something_is_found(make_env, monkeypatch):
     monkeypatch.setattr(env.scene, "settle", lambda: env.scene.forward())
     found = aliasing.corrupt_before_gates(env, [1])
     assert not found["holds"] and any("mujoco_integration" in name for name in found["leaks"])
+
+
+def test_a_task_without_memory_is_certified_by_its_ceiling():
+    level = {"knobs": {}, "ceiling": {"exact": True, "c_star": 1.0}, "needs_memory": False}
+    level |= {"aliasing": {}, "gate": {}, "reactive": {}}
+    assert certify._holds(level)
+    assert not certify._holds(level | {"ceiling": {"exact": True, "c_star": 0.5}})
+    assert not certify._holds(level | {"ceiling": {"exact": False, "c_star": 1.0}})
+
+
+def test_the_command_shows_what_does_not_apply():
+    from embodied.commands.certify import HEADER, _rows
+
+    paired = slice(HEADER.index("equal at go"), HEADER.index("cue in sight") + 1)
+    for task in NAMES:
+        rows = _rows("easy", certify.load(task)["levels"]["easy"])
+        assert sorted(row[1] for row in rows) == ["fast", "osc"]
+        for row in rows:
+            assert row[paired] == (("-",) if task in NO_MEMORY else ("yes",)) * 3
+            assert row[-1] == "yes"
 
 
 def test_wilson_interval():

@@ -10,6 +10,7 @@ from embodied.core.task import EXECUTE
 from sims.memory_bench import task as task_module
 from sims.memory_bench.entities import encode_instruction
 from sims.memory_bench.manipulation import BLOCK_RGB, CENTRE_XY_M, SHOWN_RGB
+from sims.memory_bench.parts import TABLE_TOP_M
 from sims.memory_bench.tasks.rearrange_block import INFO, RearrangeBlock
 from tests.sims.hands import check_common, finish_cue, follow, press_first, rising_potential
 
@@ -165,3 +166,24 @@ def test_reactive_twin_shows_the_answer(make_env):
     finish_cue(env, 3, 1)
     for name in ("block1_geom", "patch1_geom"):
         np.testing.assert_allclose(env.scene.m.geom(name).rgba[:3], SHOWN_RGB, rtol=1e-6)
+
+
+@pytest.mark.sim
+def test_what_follows_a_move_is_known_before_the_lamp_counts_it(make_env):
+    env = make_env(TASK, level="hard")
+    env.reset(seed=6)
+    task = env.task
+    block_xy = lambda block: env.scene.pos(task.block_names[block])[:2]  # noqa: E731
+    for step in range(task.n_steps):
+        assert task.vars["steps_done"] == step
+        block, goal = task._move()
+        # Not done yet, so this move itself.
+        np.testing.assert_allclose(task.upcoming()[0].pos_world_m[:2], block_xy(block))
+        env.scene.place(task.block_names[block], (*goal, TABLE_TOP_M + 0.025))
+        env.scene.settle()
+        last = step + 1 == task.n_steps
+        other = task.plan["button"] if last else block_xy(task._move(step + 1)[0])
+        np.testing.assert_allclose(task.upcoming()[0].pos_world_m[:2], other, atol=1e-6)
+        while task.vars["steps_done"] == step:
+            env.advance(np.zeros(7))
+        np.testing.assert_allclose(task.upcoming()[0].pos_world_m[:2], other, atol=1e-4)

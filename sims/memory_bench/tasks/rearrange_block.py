@@ -155,9 +155,9 @@ class RearrangeBlock(BlockTask):
             at[target] = at.pop(source)
         return at
 
-    def _move(self) -> tuple[int, np.ndarray]:
-        """Returns the block that the present cue step moves, and where to [2]."""
-        step = min(self.vars["steps_done"], self.n_steps - 1)
+    def _move(self, step: int | None = None) -> tuple[int, np.ndarray]:
+        """Returns the block that a cue step (by default the present one) moves, and where to."""
+        step = min(self.vars["steps_done"] if step is None else step, self.n_steps - 1)
         source, target = self._history()[0][step]
         return self._occupants(step)[source], self.plan["patches"][target]
 
@@ -230,6 +230,14 @@ class RearrangeBlock(BlockTask):
         path = self.carry_path(block, goal)
         # Wait above for the lamp to count the step; then `replan` goes on with the next.
         return [*path, dataclasses.replace(path[-1], stage=NEXT)]
+
+    def upcoming(self) -> Sequence[Waypoint]:
+        """The move after the one just done (whether counted yet or not), or the press."""
+        if self.phase != CUE:
+            return ()
+        done = self.vars["steps_done"]
+        done += done < self.n_steps and self.rests_at(*self._move())
+        return self.press_path() if done == self.n_steps else self.carry_path(*self._move(done))
 
     def replan(self, stage: int, goal_world_m: np.ndarray) -> Sequence[Waypoint] | None:
         """Starts anew when a block was pushed away or lost; goes on when a step is counted."""
