@@ -13,4 +13,7 @@ step "ruff check" "$bin/ruff" check .
 step "ruff format" "$bin/ruff" format --check .
 step "mypy" "$bin/mypy"
 step "import directions" "$bin/lint-imports"
-step "pytest" "$bin/python" -m pytest
+# One thread a process, and as many processes as there are cores, at most four.
+cores=$(getconf _NPROCESSORS_ONLN)
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+step "pytest" "$bin/python" -m pytest -n "$((cores < 4 ? cores : 4))"
