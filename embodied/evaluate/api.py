@@ -29,6 +29,7 @@ from embodied.core.task import EnvConfig
 from embodied.evaluate import inspection, keyframe_pictures, provenance, report, video
 from embodied.evaluate.config import EvaluateConfig
 from embodied.evaluate.executors import resolved
+from embodied.evaluate.interventions import check_intervention
 from embodied.evaluate.results import NONE, EpisodeResult, read_episodes, write_episodes
 from embodied.evaluate.runner import closing, run
 from embodied.evaluate.summary import compare_with_twin, summarise
@@ -104,6 +105,8 @@ def settings(config: EvaluateConfig, loaded: LoadedPolicy) -> list[Setting]:
         overrides = {**(env.knobs if (task, level) in trained else {}), **config.knobs}
         env = dataclasses.replace(env, knobs=overrides)
         knobs = info.knobs(level, overrides)
+        for kind in config.intervene:
+            check_intervention(kind, info.cues(knobs))
         found.append(
             Setting(
                 task=task,

@@ -144,12 +144,13 @@ def equivalence(successes: int, n: int, ceiling: float, alpha: float = 0.05) -> 
     """Tests equivalence to `ceiling` by two one-sided exact binomial tests (TOST).
 
     The margin is the smaller of 5 points and the ceiling. With margin = ceiling the lower
-    bound is 0, which no rate can go below, so only the upper test remains.
+    bound is 0, which no rate can go below, so only the upper test remains; with a ceiling of 1
+    (a task that needs no memory) only the lower one does.
     """
     _check_count(successes, n)
     margin = min(EQUIVALENCE_MARGIN, ceiling)
     p_low = binomial_sf(successes, n, ceiling - margin) if margin < ceiling else 0.0
-    p_high = binomial_cdf(successes, n, ceiling + margin)
+    p_high = binomial_cdf(successes, n, ceiling + margin) if ceiling + margin < 1 else 0.0
     low, high = wilson(successes, n)
     contains = low <= ceiling <= high
     passed = max(p_low, p_high) < alpha
@@ -173,10 +174,12 @@ def equivalence_power(n: int, ceiling: float, alpha: float = 0.05) -> float:
     """Returns the chance that `n` episodes of a policy exactly at `ceiling` pass the TOST."""
     margin = min(EQUIVALENCE_MARGIN, ceiling)
     passing = 0.0
+    if ceiling >= 1.0:
+        return float(binomial_sf(n, n, ceiling - margin) < alpha)
     for k in range(n + 1):
         if margin < ceiling and binomial_sf(k, n, ceiling - margin) >= alpha:
             continue
-        if binomial_cdf(k, n, ceiling + margin) >= alpha:
+        if ceiling + margin < 1 and binomial_cdf(k, n, ceiling + margin) >= alpha:
             break
         passing += math.exp(_log_pmf(k, n, ceiling))
     return min(1.0, passing)

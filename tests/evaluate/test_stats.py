@@ -80,6 +80,17 @@ def test_small_ceilings_use_the_upper_test_alone():
     assert result.p_exact == pytest.approx(scipy_stats.binomtest(10, 1000, 0.0128).pvalue, abs=1e-6)
 
 
+def test_a_ceiling_of_one_is_reached_or_missed_from_below():
+    always, mostly = (stats.equivalence(wins, 1000, 1.0) for wins in (1000, 985))
+    assert always.equivalent
+    assert always.contains
+    assert mostly.equivalent
+    assert not mostly.contains
+    assert not stats.equivalence(945, 1000, 1.0).equivalent
+    assert stats.equivalence_power(1000, 1.0) == 1.0
+    assert stats.equivalence_power(20, 1.0) == 0.0
+
+
 def test_equivalence_power():
     power = stats.equivalence_power(1000, 1 / 3)
     expected = sum(
