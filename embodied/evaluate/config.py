@@ -31,7 +31,7 @@ class EvaluateConfig:
       seed_start: First episode seed; the others follow.
       batch: Rows that run side by side; part of the result, since a replay needs it.
       workers: Simulator processes; 0 simulates in this one. Changes no result.
-      executor: How chunks become control actions.
+      executor: How answers become control actions.
       capacity: Memory slots instead of the policy's own number; 0 keeps it.
       clock: What memory is told as time: ``"episode"`` (seconds, as in training) or ``"calls"``
         (one control period for each call of the policy, as MemoryVLA's released code counts).

@@ -92,7 +92,7 @@ def run(
       cues: A cue for each seed instead of the seed's own; None entries keep the own.
       rows: The batch row of each episode; by default its index modulo B.
       n_cues: Number of cue values; needed for swapping.
-      executor: How answers become control actions; the default runs the chunk's prefix.
+      executor: How answers become control actions; by default the prefix of chunks, or keyframes.
       intervene: ``none``, ``swapped``, ``erased`` or ``frozen``.
       device: Where the policy is; by default where its weights are.
       capacity: Memory slots instead of the policy's own number.

@@ -153,15 +153,7 @@ class PerceptualCognitiveMemory(Memory):
 
     def nbytes_filled(self, state: State) -> int:
         """Returns the bytes of the slots in use, with the counters, over all rows."""
-        total = 0
-        for name in self.banks:
-            slots = _slots(state, name)
-            used = int(slots.count.sum())
-            for tensor in (slots.tokens, slots.time_s, slots.items):
-                total += used * tensor[0, 0].numel() * tensor.element_size()
-            for tensor in (slots.count, slots.overflow):
-                total += tensor.numel() * tensor.element_size()
-        return total
+        return sum(_slots(state, name).nbytes_filled() for name in self.banks)
 
     @torch.no_grad()
     def inspect(self, query: Streams, time_s: Tensor, state: State) -> dict[str, Tensor]:

@@ -99,6 +99,13 @@ class Slots:
         used = slot < self.count[:, None]
         return used if reset is None else used & ~reset[:, None]
 
+    def nbytes_filled(self) -> int:
+        """Returns the bytes of the slots in use, with the counters, over all rows."""
+        used = int(self.count.sum())
+        slots = (self.tokens, self.time_s, self.items)
+        total = sum(used * t[0, 0].numel() * t.element_size() for t in slots)
+        return total + sum(t.numel() * t.element_size() for t in (self.count, self.overflow))
+
 
 def similarity(left: Tensor, right: Tensor, kind: str) -> Tensor:
     """Returns how alike entries [..., N, D] are, rounded; [...].

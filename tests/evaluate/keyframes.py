@@ -68,7 +68,7 @@ class KeyframePolicy(Policy):
         nothing = np.array([0, 0, 1, 1, 0, 0, 0, -1, 1], np.float64)
         if self.vector.call("over", row) or task.held:
             return nothing
-        phase = (task.seed, task.phase)
+        phase = (task.seed, task.cue, task.phase)
         if self.phases[row] != phase:
             self.phases[row], self.queues[row], self.last[row] = phase, [], -1.0
         if not self.queues[row]:

@@ -39,6 +39,7 @@ class Robot:
       floor_m: Height that stops a hand.
       width: Opening 0..1 at which something between the fingers stops them.
       deaf_ticks: How long fingers take to start moving after a change.
+      load_m: How much a load slows a forgetting hand down (and pulls it down) in a tick.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class Robot:
         floor_m: float = 0.0,
         width: float = 0.0,
         deaf_ticks: int = 0,
+        load_m: float = 0.0,
     ) -> None:
+        self.load_m = load_m
         self.kind, self.batch, self.floor_m, self.width = kind, batch, floor_m, width
         self.pos, self.quat = np.tile([0.0, 0.0, 1.0], (batch, 1)), np.tile(DOWN, (batch, 1))
         self.command, self.command_quat = self.pos.copy(), self.quat.copy()
@@ -80,6 +83,7 @@ class Robot:
             self.quat = turned(self.quat, 0.6 * rotation_between(self.quat, self.command_quat))
         else:
             self.speed = 0.5 * self.speed + 0.5 * 0.26 * move
+            self.speed[:, 2] -= self.load_m
             self.spin = 0.5 * self.spin + 0.5 * 0.2 * turn
             self.pos, self.quat = self.pos + self.speed, turned(self.quat, self.spin)
         self.pos[:, 2] = np.maximum(self.pos[:, 2], self.floor_m)

@@ -18,7 +18,7 @@ from embodied.evaluate.executors import (
     build_executor,
     resolved,
 )
-from embodied.evaluate.executors.motion import rotation_between
+from embodied.evaluate.executors.motion import Servo, rotation_between
 from tests.evaluate.robots import COMMANDS, DOWN, FORGETS, KEYFRAME_SPEC, Robot, turned
 
 KINDS = pytest.mark.parametrize("kind", [COMMANDS, FORGETS])
@@ -86,6 +86,13 @@ def test_poses_are_reached_exactly_by_either_robot(kind, flag):
         assert np.linalg.norm(rotation_between(robot.quat, answer[:, 0, 3:7]), axis=1).max() < 0.05
         assert (made.hand.forgets() == (kind == FORGETS)).all()
     assert trace["ended"].max() < (70 if kind == COMMANDS else 110)
+
+
+def test_a_load_keeps_no_hand_off_its_pose():
+    robot = Robot(FORGETS, load_m=0.0025)  # 1 cm, if nothing were done about it
+    made, goal = executor(), np.array([0.1, 0.0, 1.1])
+    assert only(run(made, robot, keyframe(goal))["tally"][0]) == {"reached": 1}
+    assert np.linalg.norm(robot.pos[0] - goal) < 0.005
 
 
 @KINDS
@@ -169,6 +176,35 @@ def test_a_hand_that_finds_no_rest_runs_out_of_time():
     made = executor(limit_s=2.0)
     trace = run(made, Restless(FORGETS), keyframe([0.1, 0, 1.0]))
     assert only(trace["tally"][0]) == {"timeout": 1} and trace["ended"][0] == 40
+
+
+def test_the_wrist_is_told_what_the_hand_found_out():
+    """Small turns alone say nothing about the robot."""
+    made, robot = executor(), Robot(FORGETS)
+    run(made, robot, keyframe([0.2, 0, 1.0]))
+    quat = turned(DOWN[None], np.array([[0, 0, 0.08]]))[0]
+    trace = run(made, robot, keyframe([0.2, 0, 1.0], quat=quat))
+    assert only(trace["tally"][0]) == {"reached": 1}
+    assert np.linalg.norm(rotation_between(robot.quat, quat[None])) < 0.015
+
+
+def test_the_command_is_reckoned_exactly_over_a_change_of_mind():
+    made, robot, row = executor(), Robot(COMMANDS), np.ones(1, bool)
+    for goal in ([0.2, 0, 1.0], [0, 0.2, 1.1]):  # the second while the hand still moves
+        made.accept(keyframe(goal), row, robot.observation())
+        for _ in range(4):
+            before = robot.pos.copy()
+            robot.step(made.act(robot.observation(), row))
+            made.decisions(robot.observation())
+            np.testing.assert_allclose(made.hand.lead, robot.command - before, atol=1e-6)
+
+
+def test_a_hand_that_is_held_back_is_asked_on_without_end():
+    servo, row, still = Servo(1, 0.05), np.ones(1, bool), np.zeros(1, bool)
+    error, step = np.array([[0.5, 0, 0]]), np.array([0.02])
+    for _ in range(100):
+        action = servo.drive(error, np.full((1, 3), 1e-4), step, still, row)
+    np.testing.assert_allclose(action, [[0.4, 0, 0]], atol=1e-3)
 
 
 # ---- fingers --------------------------------------------------------------------------------

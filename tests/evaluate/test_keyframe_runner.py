@@ -23,13 +23,19 @@ ENDS = ("reached", "contact", "stalled", "timeout")
 
 
 def episodes(
-    task: str, count: int = 2, batch: int = 2, env: EnvConfig | None = None, **policy: Any
+    task: str,
+    count: int = 2,
+    batch: int = 2,
+    env: EnvConfig | None = None,
+    options: dict[str, Any] | None = None,
+    **policy: Any,
 ) -> list[EpisodeResult]:
     env = env or EnvConfig(observation="state")
     vector = registry.make_vec(task, "easy", env, batch, 0, copy=False)
     with closing(vector):
         seeds = range(EVAL_SEED_START, EVAL_SEED_START + count)
-        return run(KeyframePolicy(vector, **policy), vector, seeds, progress=False)
+        made = KeyframePolicy(vector, **policy)
+        return run(made, vector, seeds, progress=False, **(options or {}))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -56,6 +62,13 @@ def test_batch_size_changes_nothing_but_the_row():
         episodes("remember_color", 3, batch, paths=ALWAYS_LIFTED) for batch in (1, 3)
     )
     assert [dataclasses.replace(e, row=0) for e in together] == alone
+
+
+def test_what_a_donor_did_is_not_counted():
+    swap = {"intervene": "swapped", "n_cues": 4}
+    (plain,), (swapped,) = (episodes("put_block_back", 1, 1, options=o) for o in ({}, swap))
+    assert swapped.intervened and swapped.keyframes == plain.keyframes
+    assert plain.keyframes["reached"] == 10
 
 
 @pytest.mark.render

@@ -279,7 +279,7 @@ class KeyframeExecutor(Executor):
         self._count(outcome, rows)
 
     def soon(self) -> np.ndarray:
-        rest = self.rest + 1 >= min(self.config.settle_ticks, self.config.stall_ticks)
+        rest = self.rest + 1 >= self.config.settle_ticks
         moved = (self.stage == _MOVE) & rest
         gripped = (self.stage == _GRIP) & (self.grip_rest + 1 >= self.config.settle_ticks)
         return self.asks | moved | gripped | (self.ticks >= self.limit)
