@@ -33,7 +33,7 @@ class HierarchicalChunksConfig:
       detach: Vectors in chunks get no gradient (published). False lets those written in the
         segment have one.
       detach_window: The same for past vectors in the window.
-      qk_init: ``"independent"`` (released) or ``"equal"``; see `WindowAttention`.
+      qk_init: ``"equal"`` or ``"independent"`` (released); see `WindowAttention`.
       pool_queries: Attention maps a stream when tokens are pooled.
       time_encoding: Adds an encoding of the time to what comes in.
       time_scale_hz: Units of that encoding in a second.
@@ -52,7 +52,7 @@ class HierarchicalChunksConfig:
     eviction: str = "fifo"
     detach: bool = False
     detach_window: bool = False
-    qk_init: str = "independent"
+    qk_init: str = "equal"
     pool_queries: int = 4
     time_encoding: bool = True
     time_scale_hz: float = 1.0

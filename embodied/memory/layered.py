@@ -157,7 +157,7 @@ class LayeredMemory(VectorMemory):
         value, inputs, kept = self._run(query, tick, state)
         record = {"inputs": torch.stack(inputs, dim=1).detach()}
         pending: Pending = {"reset": reset, "record": record}
-        return value, {**pending, "query": query, "tick": tick, "kept": kept}
+        return value.to(query.dtype), {**pending, "query": query, "tick": tick, "kept": kept}
 
     def write(
         self, pending: Pending, item: Tensor, time_s: Tensor, state: State, donate: bool = False
@@ -247,6 +247,8 @@ class LayeredMemory(VectorMemory):
         return Tick(age, time_s.float(), reset, read_mask)
 
     def _coded(self, items: Tensor, time_s: Tensor) -> Tensor:
+        """What goes into the first layer, never narrower than the weights."""
+        items = items.to(next(self.layers.parameters()).dtype)
         return items if self.time is None else items + self.time(time_s)
 
     def _run(
@@ -277,7 +279,7 @@ class LayeredMemory(VectorMemory):
                 f'the record\'s "inputs" must have shape {shape} (rows, ticks, layers, width), got '
                 f'{came}; keep pending["record"] of each tick as record_spec() describes it'
             )
-        return inputs.detach().to(items.dtype)
+        return inputs.detach().to(next(self.layers.parameters()).dtype)
 
     def _check(self, state: State, batch: int) -> None:
         """Refuses a state of another memory, size or dtype; looks at shapes alone."""

@@ -34,7 +34,7 @@ class TransformerXLConfig:
         configurations take 0.
       detach: Past inputs get no gradient. Published: those from before the segment alone, which
         is up to who carries the state.
-      qk_init: ``"independent"`` (published) or ``"equal"``; see `WindowAttention`.
+      qk_init: ``"equal"`` or ``"independent"`` (published); see `WindowAttention`.
       pool_queries: Attention maps a stream when tokens are pooled.
       time_encoding: Adds an encoding of the time to what comes in; positions count ticks.
       time_scale_hz: Units of that encoding in a second.
@@ -48,7 +48,7 @@ class TransformerXLConfig:
     gated: bool = False
     gate_bias: float = 2.0
     detach: bool = False
-    qk_init: str = "independent"
+    qk_init: str = "equal"
     pool_queries: int = 4
     time_encoding: bool = True
     time_scale_hz: float = 1.0

@@ -76,9 +76,9 @@ def choose(logits: Tensor, visible: Tensor, number: Tensor, k: int, norm: str) -
       norm: ``"topk"``: weights are a softmax over the chosen ones (released code); ``"all"``:
         over all that may be read, so that the chosen ones sum to less than 1 (paper).
     """
-    steps = (logits.detach() / RELEVANCE_STEP).round().clamp(-NUMBERS + 1, NUMBERS - 1).long()
-    order = steps * NUMBERS - number.clamp(min=0)[:, None]
-    order = torch.where(visible, order, torch.iinfo(torch.int64).min)
+    steps = (logits.detach() / RELEVANCE_STEP).round_().clamp_(1 - NUMBERS, NUMBERS - 1).long()
+    order = steps.mul_(NUMBERS).sub_(number[:, None])
+    order.masked_fill_(~visible, torch.iinfo(torch.int64).min)
     index = order.topk(min(k, logits.shape[-1]), dim=-1).indices
     real = visible.gather(-1, index)
     if norm == "all":
@@ -142,8 +142,8 @@ class ChunkAttention(nn.Module):
         with torch.autocast(query.device.type, enabled=False):
             key = self.relevance_key.weight
             asked = torch.matmul(self.relevance_query(query.to(key.dtype)), key)
-            logits = torch.bmm(asked, summaries.to(key.dtype).transpose(1, 2))
-            return logits / math.sqrt(query.shape[-1])
+            asked = asked / math.sqrt(query.shape[-1])
+            return torch.bmm(asked, summaries.to(key.dtype).transpose(1, 2))
 
     def gather(
         self, query: Tensor, chunks: Tensor, choice: Choice, rows: Tensor

@@ -261,6 +261,22 @@ def test_retention_drops_what_has_decayed_furthest_and_reads_it_less() -> None:
     assert state["0.time_s"].tolist() == [[0.0, 3.0, 2.0]]
 
 
+def test_the_history_is_traced_from_the_first_eviction_on() -> None:
+    """Until then chunks lie in turn; the first to go is not the oldest."""
+    memory = build(eviction="retention", chunk=1, window=1, layers=1)
+    memory.layers[0].forget.weight.data.normal_(std=3.0)
+    evicted = set()
+    for length in range(1, 8):
+        ticks = steady(memory, length, seed=1)
+        value, state, _ = act(memory, ticks, memory.initial(2))
+        learnt, learnt_state = learn(memory, ticks, memory.initial(2))
+        assert_near(learnt, value)
+        assert_close(learnt_state, state)
+        if length == 4:
+            evicted = {n for row in state["0.number"].tolist() for n in {0, 1, 2} - set(row)}
+    assert evicted - {0}
+
+
 def test_retention_learns_from_reads() -> None:
     memory = build(eviction="retention")
     value, _ = learn(memory, steady(memory, 30), memory.initial(2))
@@ -336,9 +352,9 @@ def test_with_one_read_relevance_is_learnt_by_the_norm_over_all_alone() -> None:
 
 
 @pytest.mark.parametrize("eviction", ["fifo", "least_selected", "retention"])
-@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("detach", [(False, False), (True, False), (True, True)])
 def test_gradients_of_unroll_equal_those_of_steps(eviction, detach) -> None:
-    memory = build(eviction=eviction, detach=detach)
+    memory = build(eviction=eviction, detach=detach[0], detach_window=detach[1])
     results = []
     for unrolled in (True, False):
         memory.zero_grad()
@@ -358,7 +374,7 @@ def test_gradients_of_unroll_equal_those_of_steps(eviction, detach) -> None:
         results.append({"items": ticks.items.grad, **gradients})
     assert results[0].keys() == results[1].keys()
     for name, gradient in results[1].items():
-        assert_near(results[0][name], gradient)
+        assert_near(results[0][name], gradient, 5.0)
 
 
 # ---- routes ---------------------------------------------------------------------------------
@@ -391,7 +407,7 @@ def test_both_routes_and_all_blocks_agree(options: dict, monkeypatch) -> None:
             results.append({"value": value.detach(), "items": ticks.items.grad, **gradients})
     for other in results[1:]:
         for name, tensor in results[0].items():
-            assert_near(other[name], tensor)
+            assert_near(other[name], tensor, 5.0)
 
 
 @pytest.mark.parametrize("looks", [True, False])

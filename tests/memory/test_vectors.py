@@ -43,7 +43,7 @@ CASES = [
     transformer(gated=True, gate_bias=0.0, detach=True, time_encoding=False),
     chunks(),
     chunks(detach=True, relevance_norm="all", capacity=2, position_code=False),
-    chunks(detach=True, detach_window=True, eviction="least_selected", qk_init="equal"),
+    chunks(detach=True, detach_window=True, eviction="least_selected", qk_init="independent"),
     chunks(eviction="retention", top_k=1, layers=1, time_encoding=False),
     chunks(chunk=1, window=1, capacity=20, top_k=3),
     chunks(chunk=5, window=9, capacity=2, eviction="least_selected"),
