@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -237,8 +238,10 @@ def _read(
     rates = bank.forget_hz(pool)
     code = None if bank.time is None else bank.time(times)
     projected = [block.project(pool, code) for block in bank.layers()]
+    parts = [needed for *_, needed in groups]
+    picked = [[_Parts.apply(side, *parts) for side in block] for block in projected]
     dtype, values = projected[0][0].dtype, []
-    for start, stop, needed in groups:
+    for group, (start, stop, needed) in enumerate(groups):
         # [B, t, 1, P, N]: what was in the bank at each tick, expanded over the tick's queries.
         held = _pick(live[:, start:stop].transpose(1, 2), needed).transpose(1, 2)
         seen = held[:, :, None, :, None] & _pick(present, needed)[:, None, None]
@@ -253,8 +256,8 @@ def _read(
         bias = torch.where(seen, known, masked_score(dtype)).to(dtype)
         bias = bias.expand(-1, -1, Q, -1, -1).reshape(B, 1, (stop - start) * Q, -1)
         value = asked[:, start:stop].reshape(B, -1, D)
-        for block, (keys, vals) in zip(bank.layers(), projected, strict=True):
-            value = block.attend(value, _pick(keys, needed), _pick(vals, needed), bias)
+        for block, (keys, vals) in zip(bank.layers(), picked, strict=True):
+            value = block.attend(value, keys[group], vals[group], bias)
         values.append(value.view(B, stop - start, Q, D))
     found = torch.cat(values, dim=1).to(queries.dtype)
     if len(ticks) < T:
@@ -272,6 +275,32 @@ def _pick(pool: Tensor, entries: slice | Tensor) -> Tensor:
     rows = torch.arange(B, device=pool.device)[:, None] * P
     flat = pool.reshape(B * P, *pool.shape[2:]).index_select(0, (rows + entries).flatten())
     return flat.view(*entries.shape, *pool.shape[2:])
+
+
+class _Parts(torch.autograd.Function):
+    """Several `_pick` of one pool, whose gradients are summed where they belong.
+
+    Picked one by one, each part would fill a gradient of the whole pool with zeros.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pool: Tensor, *parts: slice | Tensor) -> tuple[Tensor, ...]:
+        ctx.shape, ctx.parts = pool.shape, parts
+        ctx.set_materialize_grads(False)
+        return tuple(_pick(pool, entries) for entries in parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        known = [(p, g) for p, g in zip(ctx.parts, gradients, strict=True) if g is not None]
+        pool = known[0][1].new_zeros(ctx.shape)
+        rows = torch.arange(ctx.shape[0], device=pool.device)[:, None] * ctx.shape[1]
+        for entries, gradient in known:
+            if isinstance(entries, slice):
+                pool[:, entries] += gradient
+            else:
+                place = (rows + entries).flatten()
+                pool.flatten(0, 1).index_add_(0, place, gradient.flatten(0, 1))
+        return (pool, *[None] * len(ctx.parts))
 
 
 def _by_birth(needed: Tensor, past: History) -> Tensor:
