@@ -15,7 +15,7 @@ import numpy as np
 from embodied import registry
 from embodied.core.errors import ConfigError
 from embodied.core.specs import DISCRETE
-from embodied.core.task import EnvConfig
+from embodied.core.task import EnvConfig, file_name
 from embodied.evaluate.video import Recording, VideoRecorder, write_video
 
 KEYS = {
@@ -55,7 +55,7 @@ class Played:
 
 def unused(who: str, task: str, level: str, seed: int) -> Path:
     """Returns ``plays/<who>-<task>-<level>-<seed>.mp4``, numbered if that is there already."""
-    first = Path(f"plays/{who}-{task.replace('/', '-')}-{level}-{seed}.mp4")
+    first = Path(f"plays/{who}-{file_name(task)}-{level}-{seed}.mp4")
     path, number = first, 1
     while path.exists():
         number += 1

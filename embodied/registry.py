@@ -63,6 +63,11 @@ POLICIES = {
         "policies.sam2act.config:SAM2ActPlusConfig",
         "the same with a spatial memory, learnt on top of a sam2act (init=)",
     ),
+    "hcam": PolicyRow(
+        "policies.hcam.policy:HCAM",
+        "policies.hcam.config:HCAMConfig",
+        "agent with a memory of vectors, hierarchical chunks by default; learns by reinforcement",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""``embodied train``: one imitation run from composed configuration."""
+"""``embodied train``: one run from composed configuration, by imitation or reinforcement."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from embodied import registry
 from embodied.commands.base import Command, command_line, finish, take
 from embodied.config import from_plain, load_yaml
 from embodied.core.errors import ConfigError
-from embodied.train.config import TrainConfig
+from embodied.core.task import file_name
+from embodied.train.config import IMITATION, TrainConfig
 
 
 @dataclasses.dataclass
@@ -40,7 +41,10 @@ def run(options: Options) -> None:
         out = Path(options.out)
         config = from_plain(TrainConfig, load_yaml(out / "config.yaml"), source=str(out))
     check_names(config)
-    from embodied.train.imitation import train
+    if config.algorithm == IMITATION:
+        from embodied.train.imitation import train
+    else:
+        from embodied.train.reinforcement import train
 
     done = int(train(config, out, resume=options.resume).name)
     if done < config.steps:
@@ -68,10 +72,14 @@ def check_names(config: TrainConfig) -> None:
 
 
 def default_run(config: TrainConfig) -> str:
-    """Returns ``runs/<task>-<level>-<observation>-<memory>-s<seed>``."""
+    """Returns ``runs/<task>-<level>-<observation>-<memory>-s<seed>``.
+
+    Reinforcement learning leaves the observation out: its tasks have but one.
+    """
     task = config.task[0] if len(config.task) == 1 else f"{len(config.task)}tasks"
     level = "-".join(dict.fromkeys(config.task_levels()))
-    parts = (task, level, config.observation, config.memory.name, f"s{config.seed}")
+    seen = [config.observation] if config.algorithm == IMITATION else []
+    parts = (file_name(task), level, *seen, config.memory.name, f"s{config.seed}")
     return "runs/" + "-".join(parts)
 
 

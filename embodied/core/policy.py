@@ -92,6 +92,15 @@ class Policy(nn.Module, abc.ABC):
           What `act` needs now, and memory after the tick.
         """
 
+    def observe_into(
+        self, obs: Observation, time_s: Tensor, state: State, reset: Tensor
+    ) -> tuple[Working, State]:
+        """As `observe`, for a caller that gives `state` up: it may be written in place.
+
+        Without gradients only. What it saves are copies of a large memory at every tick.
+        """
+        return self.observe(obs, time_s, state, reset)
+
     @abc.abstractmethod
     def act(self, working: Working, noise: Tensor) -> Action:
         """Decodes an action chunk; `noise` [B, *spec.noise_shape] is the only randomness."""

@@ -157,6 +157,7 @@ class Interface:
       observe_on: ``"period"`` or ``"decision"``.
       observe_period_s: Seconds between observation ticks.
       max_ticks: Most observation ticks of one episode; the capacity a full history needs.
+      action_kind: What the environment's own actions are: ``ee_delta_chunk`` or ``discrete``.
     """
 
     observations: dict[str, ArraySpec]
@@ -165,6 +166,7 @@ class Interface:
     observe_on: str = "period"
     observe_period_s: float = 0.4
     max_ticks: int = 64
+    action_kind: str = EE_DELTA_CHUNK
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON-ready plain data."""

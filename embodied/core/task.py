@@ -124,3 +124,8 @@ def paired_levels(tasks: list[str], level: str, levels: list[str]) -> list[str]:
             f"{len(tasks)} tasks need as many levels, got {levels}; or give level= for all"
         )
     return levels or [level] * len(tasks)
+
+
+def file_name(task: str) -> str:
+    """Returns a task's name as a part of the name of a file."""
+    return task.replace("/", "-")

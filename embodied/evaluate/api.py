@@ -25,7 +25,7 @@ from embodied.config import from_plain, to_plain
 from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import read_json, write_json
 from embodied.core.rng import EVAL_SEED_START
-from embodied.core.task import EnvConfig
+from embodied.core.task import EnvConfig, file_name
 from embodied.evaluate import inspection, keyframe_pictures, provenance, report, video
 from embodied.evaluate.config import EvaluateConfig
 from embodied.evaluate.executors import resolved
@@ -278,7 +278,7 @@ def _row(
         config, loaded, setting, vector, kind, seeds, recorder=recorder, inspector=inspector
     )
     wall_s = time.monotonic() - began
-    stem = f"{setting.task}-{setting.level}-{role}-{kind}"
+    stem = f"{file_name(setting.task)}-{setting.level}-{role}-{kind}"
     pictures = _pictures(scratch, stem, recorder) if config.videos else {}
     if inspector is not None:
         pictures["inspection"] = _inspections(scratch, stem, inspector, seeds)

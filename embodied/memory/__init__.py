@@ -6,11 +6,12 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from embodied.core.errors import unknown_name
+from embodied.core.errors import ConfigError, unknown_name
 from embodied.core.options import fill_options
 
 if TYPE_CHECKING:
     from embodied.memory.base import Memory, StreamShapes
+    from embodied.memory.vector import VectorMemory
 
 MEMORIES: dict[str, str] = {
     "none": "embodied.memory.none:NoMemory",
@@ -67,3 +68,33 @@ def build_memory(
     """
     settings = memory_config(name, config)
     return memory_class(name)(streams, settings)
+
+
+def build_vector_memory(
+    name: str, width: int, config: Mapping[str, Any] | None = None
+) -> VectorMemory | None:
+    """Builds a memory of single vectors, without the adapter that serves token streams.
+
+    Args:
+      name: One of `MEMORIES` that remembers vectors; ``"none"`` gives None.
+      width: V.
+      config: Options of the memory's config dataclass but its width.
+
+    Raises:
+      ConfigError: As `build_memory`, and for a memory of token streams.
+    """
+    from embodied.memory.adapter import VectorAdapter
+
+    if name == "none":
+        memory_config(name, config)
+        return None
+    found = memory_class(name)
+    if not issubclass(found, VectorAdapter):
+        fit = [n for n in MEMORIES if issubclass(memory_class(n), VectorAdapter)]
+        raise ConfigError(
+            f"memory={name} remembers streams of tokens, and this policy has single vectors; "
+            f"choose one of {', '.join(fit)} or none"
+        )
+    memory = build_memory(name, {"vector": (1, width)}, {**(config or {}), "width": width})
+    assert isinstance(memory, VectorAdapter)
+    return memory.inner

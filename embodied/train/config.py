@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from embodied.core.errors import ConfigError
-from embodied.core.task import paired_levels
+from embodied.core.errors import ConfigError, unknown_name
+from embodied.core.task import EnvConfig, paired_levels
 
 
 @dataclasses.dataclass
@@ -57,10 +57,11 @@ class Stage:
     """A part of a curriculum.
 
     Attributes:
-      steps: Optimiser steps, at most; the last stage takes all that are left.
-      weights: Sampling weight of each dataset; empty for equal weights.
-      until: Success on validation seeds, of every dataset with a weight, at which the next
-        stage begins early; 0 for never. Needs `eval_every`.
+      steps: Steps of the run, at most; the last stage takes all that are left.
+      weights: Sampling weight of each task's data or episodes; empty for equal weights.
+      until: Success of every task with a weight at which the next stage begins early; 0 for
+        never. In imitation on validation seeds, which needs `eval_every`; in reinforcement of
+        the latest training episodes.
     """
 
     steps: int
@@ -74,9 +75,84 @@ class Stage:
             )
 
 
+IMITATION, PPO, VTRACE = "imitation", "ppo", "vtrace"
+ALGORITHMS = (IMITATION, PPO, VTRACE)
+
+ACTING, ALL = "acting", "all"
+STORED, RECOMPUTE = "stored", "recompute"
+
+
+@dataclasses.dataclass
+class ReinforceConfig:
+    """How a policy learns from its own episodes. One step of a run collects and learns once.
+
+    Attributes:
+      rows: Episodes that go on side by side.
+      ticks: Ticks of each row in a segment; memory goes on from segment to segment.
+      epochs: Passes over what was collected.
+      minibatches: Groups of rows, each an optimiser step of a pass. Divides `rows`.
+      gamma: Discount a tick.
+      lam: Lambda of the advantages.
+      clip: PPO: how far the ratio of probabilities may move to count.
+      rho_clip: V-trace: largest weight of an error.
+      c_clip: V-trace: largest weight of a trace.
+      value_weight: Weight of the value loss.
+      entropy: Weight of the entropy bonus.
+      normalize: Brings the advantages of an update to unit scale. Where every episode succeeds,
+        that makes what noise is left as loud as learning was; off by default.
+      loss_on: ``"acting"``: policy, value and entropy are learnt at ticks whose action counts
+        (the simulator says which; policies never see it); ``"all"``: at every tick.
+      storage: ``"stored"``: past ticks are what acting stored; ``"recompute"``: the segment runs
+        through memory again with the present weights, from where it began.
+      window: Latest episodes of each task that the running success is of.
+      env: How the simulator is made; of tasks without an arm, the knobs alone.
+    """
+
+    rows: int = 64
+    ticks: int = 128
+    epochs: int = 3
+    minibatches: int = 4
+    gamma: float = 0.99
+    lam: float = 0.95
+    clip: float = 0.2
+    rho_clip: float = 1.0
+    c_clip: float = 1.0
+    value_weight: float = 0.5
+    entropy: float = 0.01
+    normalize: bool = False
+    loss_on: str = ACTING
+    storage: str = STORED
+    window: int = 400
+    env: EnvConfig = dataclasses.field(default_factory=lambda: EnvConfig(observation="state"))
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "ticks", "epochs", "minibatches", "window"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"reinforce.{name} must be >= 1, got {getattr(self, name)}")
+        if self.rows % self.minibatches:
+            raise ConfigError(
+                f"reinforce.minibatches={self.minibatches} must divide reinforce.rows={self.rows}"
+            )
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"reinforce.{name} must be within 0..1, got {getattr(self, name)}"
+                )
+        for name in ("clip", "rho_clip", "c_clip"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"reinforce.{name} must be > 0, got {getattr(self, name)}")
+        for name in ("value_weight", "entropy"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"reinforce.{name} must be >= 0, got {getattr(self, name)}")
+        if self.loss_on not in (ACTING, ALL):
+            raise unknown_name("reinforce.loss_on", self.loss_on, (ACTING, ALL))
+        if self.storage not in (STORED, RECOMPUTE):
+            raise unknown_name("reinforce.storage", self.storage, (STORED, RECOMPUTE))
+
+
 @dataclasses.dataclass
 class TrainConfig:
-    """One imitation run; written to ``config.yaml`` in the run directory.
+    """One run; written to ``config.yaml`` in the run directory.
 
     Attributes:
       task: Task names; several train one multi-task policy.
@@ -95,9 +171,12 @@ class TrainConfig:
         anew.
       policy: The policy and its options.
       memory: The memory and its options; ``none`` gives the memoryless twin.
+      algorithm: ``"imitation"`` of demonstrations, or ``"ppo"`` or ``"vtrace"`` in the simulator.
       seed: Seeds weights, data order and training noise.
-      steps: Optimiser steps.
+      steps: Optimiser steps; in reinforcement each collects `reinforce.ticks` of all rows and
+        learns from them.
       batch_episodes: Whole episodes in a batch.
+      reinforce: How ``algorithm=ppo`` and ``vtrace`` collect and learn.
       optim: Optimiser and schedule.
       init: Run, checkpoint or claim whose weights to start from; optimiser and step are fresh.
       device: ``"cpu"`` or ``"cuda"``.
@@ -121,9 +200,11 @@ class TrainConfig:
     features: str = "cache/features"
     policy: Component = dataclasses.field(default_factory=lambda: Component("memory_vla"))
     memory: Component = dataclasses.field(default_factory=lambda: Component("perceptual_cognitive"))
+    algorithm: str = IMITATION
     seed: int = 0
     steps: int = 2000
     batch_episodes: int = 8
+    reinforce: ReinforceConfig = dataclasses.field(default_factory=ReinforceConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     init: str | None = None
     device: str = "cpu"
@@ -135,6 +216,8 @@ class TrainConfig:
     eval_episodes: int = 50
 
     def __post_init__(self) -> None:
+        if self.algorithm not in ALGORITHMS:
+            raise unknown_name("algorithm", self.algorithm, ALGORITHMS)
         if not self.task:
             raise ConfigError("task is empty: name at least one, for example task=remember_color")
         self.task_levels()
@@ -154,7 +237,8 @@ class TrainConfig:
     def _check_stages(self) -> None:
         if self.stages and self.data_weights:
             raise ConfigError("stages have their own weights; leave out data_weights")
-        if any(stage.until for stage in self.stages[:-1]) and not self.eval_every:
+        early = any(stage.until for stage in self.stages[:-1])
+        if early and self.algorithm == IMITATION and not self.eval_every:
             raise ConfigError(
                 "a stage with until= is ended by success on validation seeds; set eval_every="
             )

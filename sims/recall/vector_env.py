@@ -210,6 +210,10 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
         """
         return self.game.evidence()
 
+    def observe(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns the present observations and infos of all rows."""
+        return self._observations(), self.game.infos()
+
     def save_state(self) -> dict[str, np.ndarray]:
         """Returns all episodes as arrays; `restore_state` puts them back exactly."""
         return self.game.save()

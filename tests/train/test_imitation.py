@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from embodied.core.errors import CheckpointError, ConfigError, DataError
-from embodied.train import checkpoint, imitation
+from embodied.train import checkpoint
 from embodied.train.config import Component, OptimConfig, TrainConfig
 from embodied.train.imitation import train
+from embodied.train.learner import Learner
 from embodied.train.logger import read_metrics
 from tests.data.conftest import collect_fake
 
@@ -57,16 +58,16 @@ def train_cut_and_resumed(config, run, monkeypatch):
     class Killed(Exception):
         pass
 
-    save = imitation._save
+    save = Learner.save
 
     def save_then_die(*args):
         save(*args)
         raise Killed
 
-    monkeypatch.setattr(imitation, "_save", save_then_die)
-    with pytest.raises(Killed):
-        train(config, run)
-    monkeypatch.setattr(imitation, "_save", save)
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "save", save_then_die)
+        with pytest.raises(Killed):
+            train(config, run)
     return train(config, run, resume=True)
 
 

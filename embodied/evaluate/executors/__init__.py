@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from embodied.core.specs import KEYFRAME, PolicySpec
+from embodied.core.errors import ConfigError
+from embodied.core.specs import DISCRETE, KEYFRAME, PolicySpec
 from embodied.evaluate.executors.base import Executor, Observation
+from embodied.evaluate.executors.choice import ChoiceExecutor
 from embodied.evaluate.executors.chunks import ChunkEnsemble, ChunkExecutor, ChunkPrefix
 from embodied.evaluate.executors.config import (
     EXECUTORS,
@@ -29,6 +31,7 @@ __all__ = [
     "GRIPPERS",
     "KEYFRAME_NAMES",
     "OUTCOMES",
+    "ChoiceExecutor",
     "ChunkEnsemble",
     "ChunkExecutor",
     "ChunkPrefix",
@@ -45,10 +48,11 @@ __all__ = [
 def resolved(config: ExecutorConfig, spec: PolicySpec) -> ExecutorConfig:
     """Returns `config` with the name of the executor that runs a policy's actions.
 
-    Chunks are run as `config` says; there is one way to run keyframes.
+    Chunks are run as `config` says; there is one way to run keyframes, and one to run choices.
     """
-    if spec.action.kind == KEYFRAME and config.name == PREFIX:
-        return dataclasses.replace(config, name=KEYFRAME)
+    kind = spec.action.kind
+    if kind in (KEYFRAME, DISCRETE) and config.name == PREFIX:
+        return dataclasses.replace(config, name=kind)
     return config
 
 
@@ -59,6 +63,12 @@ def build_executor(config: ExecutorConfig, spec: PolicySpec, batch: int) -> Exec
       ConfigError: If the policy's actions don't fit the executor.
     """
     config = resolved(config, spec)
+    if (config.name == DISCRETE) != (spec.action.kind == DISCRETE):
+        raise ConfigError(
+            f"executor.name={config.name} does not run {spec.action.kind!r} actions; leave it out"
+        )
+    if config.name == DISCRETE:
+        return ChoiceExecutor(spec, batch)
     if config.name == KEYFRAME:
         return KeyframeExecutor(spec, batch, config.keyframe)
     if config.name == PREFIX:

@@ -7,7 +7,27 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from embodied.core.errors import ActionError
+
 Observation = Mapping[str, np.ndarray]
+
+
+def check_answer(chunk: np.ndarray, rows: np.ndarray, shape: tuple[int, int, int]) -> None:
+    """Refuses answers of another shape [B, K, A], or that are not finite in `rows`.
+
+    Raises:
+      ActionError: Naming both shapes, or the rows.
+    """
+    if chunk.shape != shape:
+        raise ActionError(
+            f"expected an action chunk of shape {list(shape)}, got {list(chunk.shape)}"
+        )
+    if not np.isfinite(chunk[rows]).all():
+        bad = [int(r) for r in np.flatnonzero(rows) if not np.isfinite(chunk[r]).all()]
+        raise ActionError(
+            f"the policy answered NaN or infinity in row(s) {bad}; "
+            "its weights or its observations are broken"
+        )
 
 
 class Executor(abc.ABC):

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from embodied.core.errors import ActionError, ConfigError
+from embodied.core.errors import ConfigError
 from embodied.core.specs import EE_DELTA_CHUNK, JOINT_CHUNK, PolicySpec
 from embodied.core.ticks import PERIOD, period_ticks
-from embodied.evaluate.executors.base import Executor, Observation
+from embodied.evaluate.executors.base import Executor, Observation, check_answer
 
 
 class ChunkExecutor(Executor):
@@ -49,17 +49,7 @@ class ChunkExecutor(Executor):
 
     def check(self, chunk: np.ndarray, rows: np.ndarray) -> None:
         """Raises ActionError unless the answers of `rows` are finite and of shape [B, K, A]."""
-        expected = (self.batch, self.horizon, self.size)
-        if chunk.shape != expected:
-            raise ActionError(
-                f"expected an action chunk of shape {list(expected)}, got {list(chunk.shape)}"
-            )
-        if not np.isfinite(chunk[rows]).all():
-            bad = [int(r) for r in np.flatnonzero(rows) if not np.isfinite(chunk[r]).all()]
-            raise ActionError(
-                f"the policy answered NaN or infinity in row(s) {bad}; "
-                "its weights or its observations are broken"
-            )
+        check_answer(chunk, rows, (self.batch, self.horizon, self.size))
 
     def finish(self, actions: np.ndarray, ready: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Applies limits and gripper to raw `actions` [B, A]; `ready` rows have an answer."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from embodied.core.errors import ConfigError, unknown_name
-from embodied.core.specs import KEYFRAME
+from embodied.core.specs import DISCRETE, KEYFRAME
 
 PREFIX, ENSEMBLE = "prefix", "ensemble"
-EXECUTORS = (PREFIX, ENSEMBLE, KEYFRAME)
+EXECUTORS = (PREFIX, ENSEMBLE, KEYFRAME, DISCRETE)
 GRIPPERS = ("binary", "continuous")
 
 _MAY_BE_ZERO = ("final_m", "clearance_m")
@@ -83,8 +83,9 @@ class ExecutorConfig:
     """Which executor, recorded in every result.
 
     Attributes:
-      name: ``"prefix"`` (run the newest chunk), ``"ensemble"`` (blend overlapping chunks) or
-        ``"keyframe"``, which policies that answer keyframes get instead of ``"prefix"``.
+      name: ``"prefix"`` (run the newest chunk) or ``"ensemble"`` (blend overlapping chunks).
+        Policies that answer keyframes or choices get ``"keyframe"`` or ``"discrete"`` instead
+        of the first.
       gripper: ``"binary"`` sends the sign of the last element of a chunk's action (>= 0
         closes), ``"continuous"`` sends it as it is.
       ensemble_chunks: H, newest chunks blended by ``"ensemble"``.

@@ -9,7 +9,7 @@ import numpy as np
 
 from embodied.core.errors import ActionError, ConfigError, SpecMismatch
 from embodied.core.specs import KEYFRAME, PolicySpec
-from embodied.evaluate.executors.base import Executor, Observation
+from embodied.evaluate.executors.base import Executor, Observation, check_answer
 from embodied.evaluate.executors.config import KeyframeConfig
 from embodied.evaluate.executors.motion import (
     Servo,
@@ -133,18 +133,7 @@ class KeyframeExecutor(Executor):
         self._keep(pos, quat, opening, fresh)
 
     def _check(self, chunk: np.ndarray, rows: np.ndarray) -> None:
-        expected = (self.batch, 1, len(KEYFRAME_NAMES))
-        if chunk.shape != expected:
-            raise ActionError(
-                f"expected keyframes of shape {list(expected)}, got {list(chunk.shape)}"
-            )
-        finite = np.isfinite(chunk).all((1, 2))
-        if (rows & ~finite).any():
-            raise ActionError(
-                f"the policy answered NaN or infinity in row(s) "
-                f"{np.flatnonzero(rows & ~finite).tolist()}; "
-                "its weights or its observations are broken"
-            )
+        check_answer(chunk, rows, (self.batch, 1, len(KEYFRAME_NAMES)))
         turned = (chunk[:, 0, 3:7] ** 2).sum(1) > 1e-6
         if (rows & ~turned).any():
             raise ActionError(
