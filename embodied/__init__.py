@@ -17,10 +17,11 @@ __version__ = "0.1.0"
 
 
 def load(path: str | Path, device: str = "cpu") -> LoadedPolicy:
-    """Loads a policy from a run directory, a checkpoint directory or a claim's id.
+    """Loads a policy from a run, a checkpoint, a bundle or a claim's id.
 
     Args:
-      path: Run (its newest checkpoint), checkpoint, or an id from ``embodied list claims``.
+      path: Run (its newest checkpoint), checkpoint, bundle, or an id from
+        ``embodied list claims``.
       device: Where the policy shall live, for example ``"cuda"``.
 
     Returns:
@@ -29,6 +30,6 @@ def load(path: str | Path, device: str = "cpu") -> LoadedPolicy:
     Raises:
       CheckpointError: For anything but a complete, matching checkpoint.
     """
-    from embodied.train.checkpoint import load as load_checkpoint
+    from embodied.export.exported import load as load_any
 
-    return load_checkpoint(path, device)
+    return load_any(path, device)

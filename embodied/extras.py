@@ -24,6 +24,9 @@ EXTRA_OF = {
     "robosuite": "sim",
     "transformers": "vlm",
     "peft": "vlm",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "serve",
 }
 """Top-level module -> extra of ``pip install 'embodied-memory[EXTRA]'``."""
 

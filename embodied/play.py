@@ -129,7 +129,7 @@ def play_policy(
       size: Side of a picture in pixels.
     """
     from embodied.evaluate import api
-    from embodied.train.checkpoint import load
+    from embodied.export.exported import load
 
     config = api.EvaluateConfig(
         source, len(seeds), [task] if task else [], level, batch=len(seeds), progress=False

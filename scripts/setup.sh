@@ -90,9 +90,9 @@ say "making .venv with $("$python" -V) (2.5 GB with a CPU torch, 7 GB with CUDA;
 rm -rf "$venv"
 "$python" -m venv "$venv" || stop "could not make $venv with $python"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check install -qq)
-if ! "${pip[@]}" -c embodied/known_good.txt -e '.[learn,sim,vlm,dev]'; then
+if ! "${pip[@]}" -c embodied/known_good.txt -e '.[learn,sim,vlm,export,serve,dev]'; then
     say "the known-good versions could not be installed; trying what pyproject.toml allows"
-    "${pip[@]}" -e '.[learn,sim,vlm,dev]' || stop "pip failed; its message is above"
+    "${pip[@]}" -e '.[learn,sim,vlm,export,serve,dev]' || stop "pip failed; its message is above"
 fi
 echo "$wanted" > "$stamp"
 say "ready"

@@ -22,9 +22,9 @@ from embodied.claims.index import (
 )
 from embodied.config import load_yaml, save_yaml
 from embodied.core.errors import ConfigError, DataError
-from embodied.core.files import read_json, write_atomic, write_json
+from embodied.core.files import read_json, sha256, write_atomic, write_json
 from embodied.evaluate import stats
-from embodied.evaluate.provenance import sha256, shown
+from embodied.evaluate.provenance import shown
 from embodied.evaluate.results import NONE, SWAPPED, EpisodeResult, read_episodes, write_episodes
 from embodied.evaluate.summary import summarise, swap_summary
 from embodied.train.checkpoint import MODEL_FILE, POLICY_FILE, resolve

@@ -9,6 +9,7 @@ VERBS = {
     "data": "show, check or re-render a dataset",
     "train": "train a policy from datasets",
     "evaluate": "run a checkpoint on fresh episodes and write a report",
+    "export": "write a bundle that a controller runs without torch, and prove that it is equal",
     "verify": "replay episodes of a published claim and compare outcomes",
     "certify": "prove that a task cannot be solved without memory",
 }

@@ -63,6 +63,7 @@ class Policy(nn.Module, abc.ABC):
         version are refused, but for those that `former` brings here.
       former: Older version -> what its policies did, where an option says so now: values of
         the configuration that are put into it on loading.
+      act_steps: How many steps alike acting consists of; see `act_step`.
       needs_init: Learning goes on from another policy's weights: training refuses to begin
         without ``init=``.
     """
@@ -70,6 +71,7 @@ class Policy(nn.Module, abc.ABC):
     spec: PolicySpec
     version: ClassVar[int] = 1
     former: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
+    act_steps: int = 1
     needs_init: bool = False
 
     @abc.abstractmethod
@@ -105,6 +107,27 @@ class Policy(nn.Module, abc.ABC):
     def act(self, working: Working, noise: Tensor) -> Action:
         """Decodes an action chunk; `noise` [B, *spec.noise_shape] is the only randomness."""
 
+    def prepare(self, working: Working) -> Working:
+        """Does the part of acting that is the same for all of its steps; nothing by default."""
+        return working
+
+    def act_step(
+        self, working: Working, carried: Tensor, step: int | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Does one of the `act_steps` alike that acting consists of; by default all at once.
+
+        Export writes this one step, since a graph of all of them takes minutes to build.
+
+        Args:
+          working: From `prepare`.
+          carried: [B, *spec.noise_shape]; the noise at step 0, then what the last step gave.
+          step: 0 to `act_steps` - 1; an int64 scalar in a program.
+
+        Returns:
+          What to carry on, and the chunk [B, K, A] if this was the last step.
+        """
+        return carried, self.act(working, carried).chunk
+
     def step(
         self, obs: Observation, time_s: Tensor, state: State, reset: Tensor, noise: Tensor
     ) -> tuple[Action, State]:
@@ -138,6 +161,10 @@ class Policy(nn.Module, abc.ABC):
         Raises:
           SpecMismatch: Naming the key, what was expected and what to do.
         """
+
+    def parameter_count(self) -> int:
+        """Returns the number of weights."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def frozen_key(self) -> dict[str, Any]:
         """Returns what the outputs of frozen parts depend on beside observations.

@@ -33,7 +33,8 @@ from embodied.evaluate.interventions import check_intervention
 from embodied.evaluate.results import NONE, EpisodeResult, read_episodes, write_episodes
 from embodied.evaluate.runner import closing, run
 from embodied.evaluate.summary import compare_with_twin, summarise
-from embodied.train.checkpoint import LoadedPolicy, load
+from embodied.export.exported import load
+from embodied.train.checkpoint import LoadedPolicy
 
 FORMAT_VERSION = 1
 RESULTS, EPISODES, TWIN_EPISODES = "results.json", "episodes.jsonl", "twin_episodes.jsonl"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
 from pathlib import Path
@@ -11,17 +10,10 @@ from typing import Any
 import torch
 
 from embodied import registry
+from embodied.core.files import sha256
 from embodied.core.task import EnvConfig
+from embodied.serve.bundle import MANIFEST
 from embodied.train.checkpoint import MODEL_FILE, LoadedPolicy
-
-
-def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def cpu_model() -> str:
@@ -67,17 +59,23 @@ def describe(loaded: LoadedPolicy) -> dict[str, Any]:
     meta = loaded.meta
     return {
         "path": shown(loaded.path),
-        "sha256": sha256(loaded.path / MODEL_FILE),
+        "sha256": sha256(weights_file(loaded.path)),
         "policy": meta.policy,
         "config": meta.config,
         "memory": str(meta.config.get("memory", "")),
         "tasks": meta.tasks,
         "level": meta.level,
         "train": meta.train,
-        "parameters": sum(p.numel() for p in loaded.policy.parameters()),
+        "parameters": loaded.policy.parameter_count(),
         "package_version": meta.package_version,
         "privileged": privileged(loaded),
     }
+
+
+def weights_file(path: Path) -> Path:
+    """Returns the file that fixes what a checkpoint, or a bundle by its hashes, does."""
+    bundle = path / MANIFEST
+    return bundle if bundle.exists() else path / MODEL_FILE
 
 
 def shown(path: Path) -> str:

@@ -91,9 +91,29 @@ class ActionHead(nn.Module, abc.ABC):
         if config.condition_dropout:
             self.null = nn.Parameter(torch.randn(condition) * 0.02)
 
-    @abc.abstractmethod
     def sample(self, noise_RKA: Tensor, condition_RC: Tensor, perceptual_RNP: Tensor) -> Tensor:
         """Draws normalised chunks [R, K, A] from Gaussian noise."""
+        keys_values, chunk = self.dit.keys_values(perceptual_RNP), noise_RKA
+        for step in range(self.config.steps):
+            chunk = self.denoise(chunk, step, condition_RC, keys_values)
+        return chunk
+
+    @abc.abstractmethod
+    def denoise(
+        self,
+        chunk_RKA: Tensor,
+        step: int | Tensor,
+        condition_RC: Tensor,
+        keys_values: list[tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """Goes one step from noise to action.
+
+        Args:
+          chunk_RKA: The noise at step 0, then what the last step gave.
+          step: 0 to ``steps`` - 1; an int64 scalar where one program serves all steps.
+          condition_RC: Condition vectors.
+          keys_values: Of the perceptual tokens, from the transformer's `keys_values`.
+        """
 
     @abc.abstractmethod
     def _corrupt(
@@ -138,20 +158,21 @@ class ActionHead(nn.Module, abc.ABC):
     def _field(
         self,
         chunk_RKA: Tensor,
-        time: float,
+        time: float | Tensor,
         condition_RC: Tensor,
         keys_values: list[tuple[Tensor, Tensor]],
     ) -> Tensor:
         """Returns the (guided) field [R, K, A] at one diffusion time of all rows."""
         rows, scale = chunk_RKA.shape[0], self.config.guidance
+        now = torch.as_tensor(time, dtype=torch.float32, device=chunk_RKA.device)
         if scale == 1 or self.null is None:
-            at = torch.full((rows,), time, device=chunk_RKA.device)
+            at = now.expand(rows)
             field: Tensor = self.dit(chunk_RKA, at, condition_RC, keys_values)
             return field
         # Both halves of a row lie side by side, so that they share its keys and values.
         null = self.null.to(condition_RC.dtype).expand_as(condition_RC)
         both = torch.stack([condition_RC, null], dim=1).flatten(0, 1)
-        at = torch.full((2 * rows,), time, device=chunk_RKA.device)
+        at = now.expand(2 * rows)
         fields = self.dit(chunk_RKA.repeat_interleave(2, dim=0), at, both, keys_values)
         with_condition, without = fields.unflatten(0, (rows, 2)).unbind(dim=1)
         return without + scale * (with_condition - without)
@@ -171,13 +192,16 @@ class FlowMatchingHead(ActionHead):
         # The transformer's sinusoid is made for steps 0..100.
         return (1 - along) * noise + along * chunk, time * 100.0, chunk - noise
 
-    def sample(self, noise_RKA: Tensor, condition_RC: Tensor, perceptual_RNP: Tensor) -> Tensor:
-        keys_values = self.dit.keys_values(perceptual_RNP)
-        chunk, steps = noise_RKA, self.config.steps
-        for step in range(steps):
-            field = self._field(chunk, 100.0 * step / steps, condition_RC, keys_values)
-            chunk = chunk + field / steps
-        return chunk
+    def denoise(
+        self,
+        chunk_RKA: Tensor,
+        step: int | Tensor,
+        condition_RC: Tensor,
+        keys_values: list[tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        steps = self.config.steps
+        field = self._field(chunk_RKA, 100.0 * step / steps, condition_RC, keys_values)
+        return chunk_RKA + field / steps
 
 
 class DDIMHead(ActionHead):
@@ -194,7 +218,11 @@ class DDIMHead(ActionHead):
         edges = torch.arange(self.TRAIN_STEPS + 1, dtype=torch.float64) / self.TRAIN_STEPS
         bar = torch.cos((edges + 0.008) / 1.008 * torch.pi / 2).square()
         betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
-        self.register_buffer("alpha_bar", torch.cumprod(1 - betas, dim=0).float(), persistent=False)
+        alpha_bar = torch.cumprod(1 - betas, dim=0).float()
+        self.register_buffer("alpha_bar", alpha_bar, persistent=False)
+        # Alpha-bar of the steps taken when acting, behind the 1 in which they end.
+        taken = alpha_bar[:: self.TRAIN_STEPS // self.config.steps][: self.config.steps]
+        self.register_buffer("kept", torch.cat([torch.ones(1), taken]), persistent=False)
 
     def _corrupt(
         self, chunk: Tensor, noise: Tensor, generator: torch.Generator | None
@@ -205,19 +233,20 @@ class DDIMHead(ActionHead):
         bar = self.alpha_bar[step][:, None, None].to(chunk.dtype)
         return bar.sqrt() * chunk + (1 - bar).sqrt() * noise, step.float(), noise
 
-    def sample(self, noise_RKA: Tensor, condition_RC: Tensor, perceptual_RNP: Tensor) -> Tensor:
-        keys_values = self.dit.keys_values(perceptual_RNP)
-        chunk = noise_RKA
+    def denoise(
+        self,
+        chunk_RKA: Tensor,
+        step: int | Tensor,
+        condition_RC: Tensor,
+        keys_values: list[tuple[Tensor, Tensor]],
+    ) -> Tensor:
         stride = self.TRAIN_STEPS // self.config.steps
-        for step in reversed(range(0, stride * self.config.steps, stride)):
-            noise = self._field(chunk, float(step), condition_RC, keys_values)
-            bar = self.alpha_bar[step]
-            clean = (chunk - (1 - bar).sqrt() * noise) / bar.sqrt()
-            if step == 0:
-                return clean
-            before = self.alpha_bar[step - stride]
-            chunk = before.sqrt() * clean + (1 - before).sqrt() * noise
-        return chunk
+        left = self.config.steps - 1 - step
+        noise = self._field(chunk_RKA, left * stride, condition_RC, keys_values)
+        bar, before = self.kept[left + 1], self.kept[left]
+        clean = (chunk_RKA - (1 - bar).sqrt() * noise) / bar.sqrt()
+        # Nothing of the noise is left at the end: the last step gives the clean chunk itself.
+        return before.sqrt() * clean + (1 - before).sqrt() * noise
 
 
 _HEADS: dict[str, type[ActionHead]] = {"flow": FlowMatchingHead, "ddim": DDIMHead}

@@ -125,6 +125,7 @@ class MemoryVLA(Policy):
         self.head = build_action_head(
             config.head, interface.action_size, config.horizon, condition, width
         )
+        self.act_steps = config.head.steps
         self.spec = self._spec()
 
     def _spec(self) -> PolicySpec:
@@ -209,10 +210,28 @@ class MemoryVLA(Policy):
         return report
 
     def act(self, working: Working, noise: Tensor) -> Action:
+        working, chunk = self.prepare(working), noise
+        for step in range(self.act_steps):
+            noise, chunk = self.act_step(working, noise, step)
+        return Action(chunk)
+
+    def prepare(self, working: Working) -> Working:
+        features = dict(working.features)
+        keys_values = self.head.dit.keys_values(features.pop("perceptual"))
+        for block, (keys, values) in enumerate(keys_values):
+            features |= {f"keys.{block}": keys, f"values.{block}": values}
+        return Working(features, working.record)
+
+    def act_step(
+        self, working: Working, carried: Tensor, step: int | Tensor
+    ) -> tuple[Tensor, Tensor]:
         features = working.features
-        noise = noise * self.config.head.temperature
-        chunk = self.head.sample(noise, features["condition"], features["perceptual"])
-        return Action(self.action_norm.denormalize(chunk))
+        blocks = range(len(self.head.dit.blocks))
+        keys_values = [(features[f"keys.{b}"], features[f"values.{b}"]) for b in blocks]
+        first = torch.as_tensor(step == 0, device=carried.device)
+        start = torch.where(first, carried * self.config.head.temperature, carried)
+        chunk = self.head.denoise(start, step, features["condition"], keys_values)
+        return chunk, self.action_norm.denormalize(chunk)
 
     def _perceive(self, obs: Observation) -> tuple[Perception, Tensor, Tensor | None]:
         """Encodes the present: perception, cognitive token [B, 1, Z], context [B, D].

@@ -1,0 +1,72 @@
+"""``embodied export``: from a checkpoint to a bundle that runs without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from embodied.commands.base import Command, finish
+from embodied.core.errors import ConfigError
+from embodied.evaluate.executors.config import ExecutorConfig
+
+
+@dataclasses.dataclass
+class Options:
+    """Keys of ``embodied export``.
+
+    Attributes:
+      source: Run directory, checkpoint directory or claim.
+      out: Bundle directory to make; empty for ``bundles/<name of the source>``.
+      batches: Batch sizes to write graphs for. With 1 among them the runtime serves any batch,
+        row by row where it has no graph of that size.
+      executor: How answers become control actions, for the controller.
+    """
+
+    source: str
+    out: str = ""
+    batches: list[int] = dataclasses.field(default_factory=lambda: [1])
+    executor: ExecutorConfig = dataclasses.field(default_factory=ExecutorConfig)
+
+    def __post_init__(self) -> None:
+        if not self.batches or min(self.batches) < 1:
+            raise ConfigError(f"batches must be sizes >= 1, got {self.batches}")
+
+
+def run(options: Options) -> None:
+    """Exports, proves that the bundle does what the checkpoint does, and says what it is."""
+    from embodied.core.files import read_json
+    from embodied.export.bundle import export
+    from embodied.serve.bundle import PARITY, read_bundle
+    from embodied.serve.runtime import describe
+
+    out = Path(options.out or default_out(options.source))
+    export(options.source, out, options.batches, options.executor)
+    print(describe(read_bundle(out)))
+    report = read_json(out / PARITY)
+    for batch, row in report["batches"].items():
+        print(
+            f"parity  {report['ticks']} ticks, batch {batch}: actions within {row['action']:.1e}, "
+            f"memory within {row['state']:.1e}, all decisions equal"
+        )
+    finish(out, f"python -c \"from embodied.serve import Runtime; Runtime.load('{out}')\"")
+
+
+def default_out(source: str) -> str:
+    """Returns ``bundles/<name>``: of a run its directory's name, of a checkpoint in it too."""
+    path = Path(source)
+    if path.parent.name == "checkpoints":
+        path = path.parent.parent
+    elif path.name == "checkpoint":
+        path = path.parent
+    return f"bundles/{path.name}"
+
+
+COMMAND = Command(
+    run,
+    Options,
+    positional=("source",),
+    examples=(
+        "export memory_vla-remember_color-k3-rgb",
+        "export runs/remember_color-easy-rgb-perceptual_cognitive-s0 batches=[1,16]",
+    ),
+)

@@ -1,0 +1,178 @@
+"""Writes a bundle: graphs, manifest, golden sequence, and the proof that they agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embodied import __version__
+from embodied.config import to_plain
+from embodied.core.errors import ConfigError, DataError, MissingExtra
+from embodied.core.files import sha256, write_atomic, write_json
+from embodied.core.policy import Policy
+from embodied.evaluate.executors import ExecutorConfig, resolved
+from embodied.export import parity
+from embodied.serve.bundle import (
+    GOLDEN,
+    INITIAL,
+    MANIFEST,
+    PARITY,
+    SCHEMA_VERSION,
+    Graph,
+    read_bundle,
+)
+from embodied.serve.runtime import Runtime
+from embodied.train.checkpoint import LoadedPolicy, load
+
+LAYOUT = {
+    "_image_u8": "RGB, rows from the top, height x width x 3, uint8",
+    "_depth_m": "along the camera's axis, metres, height x width",
+    "_intrinsics": "camera matrix, pixels",
+    "_cam_to_world": "pose of the camera in the world; x right, y down, z forward, metres",
+    "_pos_world_m": "in the world, metres",
+    "_quat_xyzw": "unit quaternion, scalar last",
+    "instruction_u8": "UTF-8, zeros behind the end",
+}
+"""Ending of an observation key -> how its numbers lie."""
+
+
+def export(
+    source: str | Path,
+    out: str | Path,
+    batches: Sequence[int] = (1,),
+    executor: ExecutorConfig | None = None,
+) -> Path:
+    """Exports a policy.
+
+    Args:
+      source: Run, checkpoint or claim.
+      out: Bundle directory to make.
+      batches: Batch sizes to write graphs for; with 1 among them a runtime serves any batch.
+      executor: How answers become control actions; by default as evaluated.
+
+    Returns:
+      The bundle directory.
+
+    Raises:
+      ConfigError: If `out` exists, or for a batch out of range.
+      CheckpointError: If the exported policy differs from the checkpoint.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ConfigError(f"{out} already exists; choose another out= or remove it")
+    if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
+        raise ConfigError(f"batches must be different sizes >= 1, got {list(batches)}")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            raise MissingExtra(package, "export") from None
+    loaded = load(source)
+    seen = parity.record(loaded)
+    return write_bundle(loaded, seen, out, batches, executor)
+
+
+def write_bundle(
+    loaded: LoadedPolicy,
+    seen: list[dict[str, np.ndarray]],
+    out: Path,
+    batches: Sequence[int] = (1,),
+    executor: ExecutorConfig | None = None,
+) -> Path:
+    """Writes and proves a bundle of a loaded policy; see `export`.
+
+    Args:
+      loaded: The policy, on the CPU.
+      seen: Observations [1, ...] of ticks, of which the golden sequence is made.
+      out: Bundle directory to make.
+      batches: Batch sizes.
+      executor: How answers become control actions.
+    """
+    policy = loaded.policy.eval()
+    scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        scratch.mkdir(parents=True)
+        graphs = _write_graphs(policy, batches, scratch)
+        initial = {name: t.numpy() for name, t in policy.initial_state(1).items()}
+        _save(scratch / INITIAL, initial)
+        inputs = parity.sequence(policy.spec, seen, 1)
+        answers = parity.golden(policy, inputs)
+        fields = {f"obs.{key}": value for key, value in inputs.obs.items()}
+        rest = {"time_s": inputs.time_s, "reset": inputs.reset, "noise": inputs.noise}
+        _save(scratch / GOLDEN, {**fields, **rest, **answers})
+        manifest = _manifest(loaded, graphs, executor or ExecutorConfig())
+        # The proof reads the bundle as a controller will, so it needs a manifest of its own.
+        _write_manifest(scratch, manifest)
+        bundle, report = read_bundle(scratch), {}
+        for batch in batches:
+            inputs = parity.sequence(policy.spec, seen, batch)
+            found = parity.replay(Runtime(bundle, batch), inputs)
+            report[str(batch)] = parity.compare(parity.golden(policy, inputs), found)
+        write_json(scratch / PARITY, {"ticks": len(seen), "batches": report})
+        _write_manifest(scratch, manifest)
+        os.replace(scratch, out)
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return out
+
+
+def _write_graphs(
+    policy: Policy, batches: Sequence[int], directory: Path
+) -> dict[int, dict[str, Graph]]:
+    from embodied.export.onnx import write_graphs
+
+    return {batch: write_graphs(policy, batch, directory) for batch in batches}
+
+
+def _manifest(
+    loaded: LoadedPolicy, graphs: dict[int, dict[str, Graph]], executor: ExecutorConfig
+) -> dict[str, Any]:
+    spec, meta = loaded.policy.spec, loaded.meta
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "package_version": __version__,
+        "created_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {n: metadata.version(n) for n in ("numpy", "torch", "onnx", "onnxruntime")},
+        "spec": spec.to_json(),
+        "layout": {
+            key: text
+            for key in spec.observations
+            for ending, text in LAYOUT.items()
+            if key.endswith(ending)
+        },
+        "act_steps": loaded.policy.act_steps,
+        "parameters": loaded.policy.parameter_count(),
+        "executor": to_plain(resolved(executor, spec)),
+        "graphs": {
+            str(batch): {name: dataclasses.asdict(graph) for name, graph in parts.items()}
+            for batch, parts in graphs.items()
+        },
+        "checkpoint": dataclasses.asdict(meta),
+    }
+
+
+def _write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
+    files = {
+        file.name: {"sha256": sha256(file), "bytes": file.stat().st_size}
+        for file in sorted(directory.iterdir())
+        if file.name != MANIFEST
+    }
+    write_json(directory / MANIFEST, {**manifest, "files": files})
+
+
+def _save(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomic(file, buffer.getvalue())

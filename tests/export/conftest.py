@@ -1,0 +1,63 @@
+"""Bundles of small policies of each kind, exported once for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from embodied.core.policy import Policy
+from embodied.export.bundle import write_bundle
+from embodied.nn.action_head import ActionHeadConfig
+from embodied.nn.dit import DiTConfig
+from tests.contracts.policy import random_array
+from tests.policies.hcam import small as hcam
+from tests.policies.loaded import as_loaded
+from tests.policies.test_memory_vla import ENTITIES
+from tests.policies.test_memory_vla import make as make_vla
+
+TICKS = 30
+HEAD = ActionHeadConfig("ddim", DiTConfig(depth=1, hidden=16, heads=2), steps=4)
+
+
+def noisy(policy: Policy) -> Policy:
+    """Weights at which nothing is zero."""
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return policy.eval()
+
+
+def seen(policy: Policy, ticks: int = TICKS) -> list[dict[str, np.ndarray]]:
+    """Observations within the bounds of their specs."""
+    rng = np.random.default_rng(0)
+    specs = policy.spec.observations
+    return [{k: random_array(s, (1,), rng).numpy() for k, s in specs.items()} for _ in range(ticks)]
+
+
+POLICIES = {
+    "hcam": ("hcam", lambda: hcam.make()),
+    "lstm": ("hcam", lambda: hcam.make(discrete=False, memory="lstm")),
+    "memory_vla": ("memory_vla", lambda: make_vla(ENTITIES, trunk="entities", head=HEAD)),
+}
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory):
+    """Returns name -> (policy, bundle directory), made when first asked for."""
+    made: dict[str, tuple[Policy, Path]] = {}
+
+    def get(name: str) -> tuple[Policy, Path]:
+        if name not in made:
+            torch.manual_seed(0)
+            kind, build = POLICIES[name]
+            policy = noisy(build())
+            out = tmp_path_factory.mktemp("bundles") / name
+            batches = (1, 3) if name == "hcam" else (1,)
+            write_bundle(as_loaded(policy, kind), seen(policy), out, batches)
+            made[name] = policy, out
+        return made[name]
+
+    return get
