@@ -10,6 +10,7 @@ VERBS = {
     "train": "train a policy from datasets",
     "evaluate": "run a checkpoint on fresh episodes and write a report",
     "export": "write a bundle that a controller runs without torch, and prove that it is equal",
+    "serve": "answer observations over a websocket, one memory for each client",
     "verify": "replay episodes of a published claim and compare outcomes",
     "certify": "prove that a task cannot be solved without memory",
 }

@@ -12,6 +12,7 @@ import numpy as np
 from embodied.core import rng
 from embodied.core.errors import DataError, EmbodiedError
 from embodied.core.task import EnvConfig
+from embodied.core.text import INSTRUCTION
 from embodied.data import shards
 from embodied.data.builder import meta_settings
 from embodied.data.manifest import (
@@ -162,7 +163,7 @@ def _check_settings(episode: Episode, manifest: Manifest, file: Path) -> None:
         lines.append(f"action_size: {shape} against {manifest.action_size}")
     specs = {k: [v.dtype, list(v.shape)] for k, v in manifest.observations.items()}
     shown = {
-        k: [episode.obs[k].dtype.name, list(episode.obs[k].shape[k != "instruction_u8" :])]
+        k: [episode.obs[k].dtype.name, list(episode.obs[k].shape[k != INSTRUCTION :])]
         for k in episode.observation_keys
     }
     lines += settings_difference(shown, specs, "observations.")

@@ -17,8 +17,8 @@ from embodied.core import ticks
 from embodied.core.errors import DataError
 from embodied.core.specs import ArraySpec
 from embodied.core.task import PHASES
+from embodied.core.text import INSTRUCTION, INSTRUCTION_BYTES
 from embodied.data.schema import (
-    INSTRUCTION_BYTES,
     KEYFRAME_SIZE,
     Episode,
     EpisodeMeta,
@@ -26,8 +26,6 @@ from embodied.data.schema import (
     state_layout,
     unpack_state,
 )
-
-INSTRUCTION = "instruction_u8"
 
 
 @dataclasses.dataclass(frozen=True)

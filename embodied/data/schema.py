@@ -44,11 +44,11 @@ import numpy as np
 
 from embodied.core.errors import DataError
 from embodied.core.task import PHASES
+from embodied.core.text import INSTRUCTION, INSTRUCTION_BYTES
 from embodied.core.ticks import DECISION
 
 FORMAT = "embodied-memory-episodes"
 FORMAT_VERSION = 1
-INSTRUCTION_BYTES = 160
 
 _CONTROL = {
     "state": ("float64", "T+1", 2),
@@ -66,7 +66,7 @@ _OBS = {
     "tick": ("int64", "To", 1),
     "time_s": ("float64", "To", 1),
     "act_mask": ("bool", "To", 1),
-    "instruction_u8": ("uint8", str(INSTRUCTION_BYTES), 1),
+    INSTRUCTION: ("uint8", str(INSTRUCTION_BYTES), 1),
 }
 _LABEL = {"chunk": ("float32", "To", 3), "chunk_valid": ("bool", "To", 2)}
 _KEYFRAME_LABEL = {"keyframe": ("float32", "To", 2), "keyframe_valid": ("bool", "To", 1)}

@@ -20,6 +20,7 @@ from embodied.config import to_plain
 from embodied.core.errors import ConfigError, DataError, MissingExtra
 from embodied.core.files import sha256, write_atomic, write_json
 from embodied.core.policy import Policy
+from embodied.core.text import INSTRUCTION
 from embodied.evaluate.executors import ExecutorConfig, resolved
 from embodied.export import parity
 from embodied.serve.bundle import (
@@ -41,7 +42,7 @@ LAYOUT = {
     "_cam_to_world": "pose of the camera in the world; x right, y down, z forward, metres",
     "_pos_world_m": "in the world, metres",
     "_quat_xyzw": "unit quaternion, scalar last",
-    "instruction_u8": "UTF-8, zeros behind the end",
+    INSTRUCTION: "UTF-8, zeros behind the end",
 }
 """Ending of an observation key -> how its numbers lie."""
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-INSTRUCTION_BYTES = 160
-
 
 class ByteInstructionEncoder(nn.Module):
     """Encodes zero-padded UTF-8 bytes with strided convolutions and max pooling.

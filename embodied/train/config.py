@@ -98,8 +98,10 @@ class ReinforceConfig:
       c_clip: V-trace: largest weight of a trace.
       value_weight: Weight of the value loss.
       entropy: Weight of the entropy bonus.
-      normalize: Brings the advantages of an update to unit scale. Where every episode succeeds,
-        that makes what noise is left as loud as learning was; off by default.
+      normalize: Centres the advantages of an update and divides them by their spread, or by
+        `least_spread` where that is larger.
+      least_spread: In units of reward. Where every episode succeeds, what spread is left is noise,
+        and bringing it to unit scale would undo what was learnt.
       loss_on: ``"acting"``: policy, value and entropy are learnt at ticks whose action counts
         (the simulator says which; policies never see it); ``"all"``: at every tick.
       storage: ``"stored"``: past ticks are what acting stored; ``"recompute"``: the segment runs
@@ -119,7 +121,8 @@ class ReinforceConfig:
     c_clip: float = 1.0
     value_weight: float = 0.5
     entropy: float = 0.01
-    normalize: bool = False
+    normalize: bool = True
+    least_spread: float = 0.2
     loss_on: str = ACTING
     storage: str = STORED
     window: int = 400
@@ -138,7 +141,7 @@ class ReinforceConfig:
                 raise ConfigError(
                     f"reinforce.{name} must be within 0..1, got {getattr(self, name)}"
                 )
-        for name in ("clip", "rho_clip", "c_clip"):
+        for name in ("clip", "rho_clip", "c_clip", "least_spread"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"reinforce.{name} must be > 0, got {getattr(self, name)}")
         for name in ("value_weight", "entropy"):

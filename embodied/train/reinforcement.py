@@ -155,7 +155,7 @@ def update_loss(
     )
     known = decisions.known
     if config.normalize:
-        advantage = _normalized(advantage, known)
+        advantage = _normalized(advantage, known, config.least_spread)
     if algorithm == PPO:
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
@@ -204,11 +204,11 @@ def _mean(values: Tensor, known: Tensor) -> Tensor:
     return torch.where(known, values, 0.0).sum() / known.sum().clamp(min=1)
 
 
-def _normalized(advantage: Tensor, known: Tensor) -> Tensor:
-    """Brings known advantages to mean 0 and unit scale; a single one stays as it is."""
-    mean = _mean(advantage, known)
-    scale = _mean((advantage - mean).square(), known).sqrt()
-    return torch.where(known.sum() > 1, (advantage - mean) / (scale + 1e-6), advantage)
+def _normalized(advantage: Tensor, known: Tensor, least: float) -> Tensor:
+    """Centres known advantages and divides them by their spread; a single one stays as it is."""
+    off = advantage - _mean(advantage, known)
+    spread = _mean(off.square(), known).sqrt().clamp(min=least)
+    return torch.where(known.sum() > 1, off / spread, advantage)
 
 
 # ---- pieces of the loop ----------------------------------------------------------------

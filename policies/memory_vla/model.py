@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from embodied.core.entities import COLOR, POSITION
 from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.specs import ArraySpec
+from embodied.core.text import INSTRUCTION
 from embodied.core.types import Observation
 from embodied.nn.encoders import build_encoder
 from embodied.nn.position import FourierFeatures
@@ -27,7 +28,6 @@ from embodied.nn.squeeze import SqueezeExcite, WideSqueezeExcite
 from embodied.nn.vision import ConvTrunk, SalientColor, meet_plane, token_pixels
 from policies.memory_vla.config import MemoryVLAConfig
 
-INSTRUCTION = "instruction_u8"
 IMAGE, INTRINSICS, CAM_TO_WORLD = "_image_u8", "_intrinsics", "_cam_to_world"
 NEAR_M = 0.1
 """Places nearer than this are alike; about the distance of two image tokens."""

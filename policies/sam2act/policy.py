@@ -24,6 +24,7 @@ from embodied.core.errors import SpecMismatch
 from embodied.core.policy import LossOutput, Policy
 from embodied.core.rng import NO_NOISE
 from embodied.core.specs import KEYFRAME, ActionSpec, ArraySpec, Interface, PolicySpec
+from embodied.core.text import INSTRUCTION
 from embodied.core.ticks import DECISION
 from embodied.core.types import Action, Observation, Segment, State, Streams, Working
 from embodied.memory import build_memory
@@ -51,7 +52,6 @@ from policies.sam2act.heads import teacher_noise
 from policies.sam2act.lesson import Lesson, as_logits, count_ticks, draw_lesson
 from policies.sam2act.views import RGB, VIEWS, render
 
-INSTRUCTION = "instruction_u8"
 KEYFRAMES = 25
 """Most keyframes of an episode in the published code: the scale of its time feature."""
 COUNT = "keyframe_count"

@@ -80,7 +80,7 @@ def games(plan: Plan) -> Iterator[Figure]:
             rates["ours"],
             rates["plain"],
             "frames/s",
-            f"{rows} rows of level {GAME_LEVEL}, against an episode drawn cell by cell",
+            f"level {GAME_LEVEL}, {rows} rows, against one episode at a time, cell by cell",
         )
 
 
@@ -175,7 +175,8 @@ def training(plan: Plan) -> Iterator[Figure]:
     rivals[f"{CHUNKS}_every_tick"] = learning(CHUNKS, read_when="")
     for name, rates in take_turns(rivals, plan).items():
         reads = "at every tick" if name.endswith("_every_tick") else "where the task asks"
-        what = f"{TASK} {LEVEL}, {ROWS} rows of {TICKS} ticks; costly reads {reads}"
+        what = f"collect and learn, {ROWS} rows of {TICKS} ticks; chunks read {reads}"
+        what = what if CHUNKS in name else what.partition(";")[0]
         yield Figure(f"train_fps_{name}", rates, None, "frames/s", what)
 
 

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
-from embodied.core.errors import ConfigError
-
-INSTRUCTION_BYTES = 160
-
 
 @dataclasses.dataclass(frozen=True)
 class Entity:
@@ -31,17 +25,3 @@ class Entity:
 
 
 LAMP_ENTITY = Entity("lamp", "lamp", "lamp", geom="lamp_bulb")
-
-
-def encode_instruction(text: str) -> np.ndarray:
-    """Returns `text` as UTF-8 bytes, zero padded to uint8 [160].
-
-    Raises:
-      ConfigError: If it is longer than 160 bytes.
-    """
-    data = text.encode()
-    if len(data) > INSTRUCTION_BYTES:
-        raise ConfigError(
-            f"an instruction has at most {INSTRUCTION_BYTES} bytes, got {len(data)}: {text!r}"
-        )
-    return np.frombuffer(data.ljust(INSTRUCTION_BYTES, b"\0"), np.uint8).copy()

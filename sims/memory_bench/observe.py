@@ -23,8 +23,9 @@ from embodied.core.entities import (
 )
 from embodied.core.errors import ConfigError, unknown_name
 from embodied.core.specs import ArraySpec, camera_specs
+from embodied.core.text import INSTRUCTION, INSTRUCTION_BYTES
 from sims.memory_bench import render
-from sims.memory_bench.entities import INSTRUCTION_BYTES, LAMP_ENTITY, Entity
+from sims.memory_bench.entities import LAMP_ENTITY, Entity
 from sims.memory_bench.scene import CAMERA_NAMES, Scene
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Observer:
             "eef_quat_xyzw": ArraySpec((4,), f32, "", -1.0, 1.0),
             "gripper_opening": ArraySpec((1,), f32, "", 0.0, 1.0),
             "joint_pos_rad": ArraySpec((7,), f32, "rad", -4.0, 4.0),
-            "instruction_u8": ArraySpec((INSTRUCTION_BYTES,), "uint8", "", 0, 255),
+            INSTRUCTION: ArraySpec((INSTRUCTION_BYTES,), "uint8", "", 0, 255),
         }
         if self.mode == "state":
             specs["entities"] = ArraySpec((MAX_ENTITIES, FEATURES), f32, "", -10.0, 10.0)
@@ -119,7 +120,7 @@ class Observer:
         out["eef_quat_xyzw"][:] = eef_quat_xyzw(scene.eef_quat())
         out["gripper_opening"][0] = scene.gripper_opening()
         out["joint_pos_rad"][:] = scene.d.qpos[scene.arm_qpos]
-        out["instruction_u8"][:] = task.instruction_u8
+        out[INSTRUCTION][:] = task.instruction_u8
         if self.mode == "state":
             self._fill_entities(out["entities"], out["entities_mask"], task)
         elif draw:

@@ -23,8 +23,8 @@ import numpy as np
 from embodied.core.errors import ConfigError
 from embodied.core.rng import derive
 from embodied.core.task import CUE, EXECUTE, FAILURE_KINDS, GAP, PHASES, TaskInfo
+from embodied.core.text import encode_instruction
 from sims.memory_bench.action import CONTROL_HZ
-from sims.memory_bench.entities import encode_instruction
 from sims.memory_bench.robot import HOME_QPOS_RAD
 
 if TYPE_CHECKING:

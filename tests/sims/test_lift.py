@@ -10,9 +10,9 @@ import pytest
 import sims
 from embodied.core.errors import ConfigError
 from embodied.core.task import EXECUTE
+from embodied.core.text import encode_instruction
 from sims.memory_bench import cubes
 from sims.memory_bench import task as task_module
-from sims.memory_bench.entities import encode_instruction
 from sims.memory_bench.parts import TABLE_TOP_M
 from sims.memory_bench.task import CLOSE, OPEN, Waypoint
 from sims.memory_bench.tasks.lift import INFO, Lift

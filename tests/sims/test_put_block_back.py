@@ -7,9 +7,9 @@ import pytest
 
 from embodied.core.errors import ConfigError
 from embodied.core.task import EXECUTE, GAP
+from embodied.core.text import encode_instruction
 from sims.memory_bench import manipulation, parts_button
 from sims.memory_bench import task as task_module
-from sims.memory_bench.entities import encode_instruction
 from sims.memory_bench.manipulation import CENTRE_XY_M
 from sims.memory_bench.parts import TABLE_TOP_M
 from sims.memory_bench.task import CLOSE, Waypoint

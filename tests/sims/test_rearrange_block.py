@@ -7,8 +7,8 @@ import pytest
 
 from embodied.core.errors import ConfigError
 from embodied.core.task import EXECUTE
+from embodied.core.text import encode_instruction
 from sims.memory_bench import task as task_module
-from sims.memory_bench.entities import encode_instruction
 from sims.memory_bench.manipulation import BLOCK_RGB, CENTRE_XY_M, SHOWN_RGB
 from sims.memory_bench.parts import TABLE_TOP_M
 from sims.memory_bench.tasks.rearrange_block import INFO, RearrangeBlock

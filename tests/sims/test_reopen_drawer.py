@@ -9,9 +9,9 @@ import pytest
 
 from embodied.core.errors import ConfigError
 from embodied.core.task import EXECUTE
+from embodied.core.text import encode_instruction
 from sims.memory_bench import manipulation, parts_drawers
 from sims.memory_bench import task as task_module
-from sims.memory_bench.entities import encode_instruction
 from sims.memory_bench.task import Waypoint
 from sims.memory_bench.tasks.reopen_drawer import INFO, ReopenDrawer
 from tests.sims.hands import check_common, finish_cue, follow, press_first, rising_potential

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embodied.core.errors import ConfigError
+from embodied.core.text import INSTRUCTION_BYTES
 from embodied.nn.encoders.base import Encoder, EncoderOptions
-from embodied.nn.language import INSTRUCTION_BYTES
 
 
 @dataclasses.dataclass

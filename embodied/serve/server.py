@@ -1,0 +1,277 @@
+"""A policy behind a websocket: openpi's protocol, and one memory for each client.
+
+An unmodified openpi client works: it reads the metadata, sends observation maps and gets action
+chunks. Beyond that a message may hold ``reset``, ``time_s``, ``session``, ``observe_only``,
+``seed`` and ``prompt``. Messages of several sessions that wait at the same time are answered in
+one call. A message that can't be understood is answered by a text frame that says why; its
+session, and all others, stay as they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hmac
+import http
+import json
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embodied.core.errors import ConfigError, EmbodiedError, MissingExtra
+from embodied.serve.codec import pack, unpack
+from embodied.serve.sessions import Engine, Request, SessionConfig, Sessions, work
+
+LOOPBACK = "127.0.0.1"
+CLOSED_BY_ERROR = 1011
+
+
+@dataclasses.dataclass
+class ServerConfig:
+    """Where and for whom.
+
+    Attributes:
+      host: Address to listen at; others than loopback let other machines in.
+      port: Port; 0 for a free one.
+      token: Asked of each client as ``Authorization: Api-Key TOKEN``; empty for none.
+      max_bytes: Largest message.
+      batch: Most messages answered in one call.
+      sessions: When sessions begin and end.
+    """
+
+    host: str = LOOPBACK
+    port: int = 8000
+    token: str = ""
+    max_bytes: int = 32 * 2**20
+    batch: int = 16
+    sessions: SessionConfig = dataclasses.field(default_factory=SessionConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 2**16 or self.max_bytes < 1024 or self.batch < 1:
+            raise ConfigError(
+                "expected port within 0..65535, max_bytes >= 1024 and batch >= 1, got "
+                f"{self.port}, {self.max_bytes} and {self.batch}"
+            )
+
+
+class Metrics:
+    """Counts and latencies since the server began."""
+
+    def __init__(self) -> None:
+        self.requests = self.errors = self.calls = 0
+        self._latency_ms: deque[float] = deque(maxlen=2000)
+
+    def answered(self, latency_s: float) -> None:
+        """Counts an answer."""
+        self.requests += 1
+        self._latency_ms.append(1e3 * latency_s)
+
+    def read(self, sessions: Sessions) -> dict[str, float]:
+        """Returns what a monitor asks for."""
+        latency = np.array(self._latency_ms or [0.0])
+        return {
+            "requests": self.requests,
+            "errors": self.errors,
+            "calls": self.calls,
+            "sessions": len(sessions),
+            "state_bytes": sessions.state_bytes(),
+            "latency_ms_p50": round(float(np.percentile(latency, 50)), 3),
+            "latency_ms_p99": round(float(np.percentile(latency, 99)), 3),
+        }
+
+
+class Server:
+    """Serves one policy; `run` until cancelled.
+
+    Args:
+      engine: Batch size -> what computes for so many rows.
+      metadata: Told to each client at once.
+      config: Where and for whom.
+      sizes: Batch sizes that are worth a call, 1 among them; None for any.
+    """
+
+    def __init__(
+        self,
+        engine: Callable[[int], Engine],
+        metadata: dict[str, Any],
+        config: ServerConfig | None = None,
+        sizes: Sequence[int] | None = None,
+    ) -> None:
+        self.config = config or ServerConfig()
+        self._engine_of, self._engines = engine, {1: engine(1)}
+        self._sizes = None if sizes is None else sorted(sizes, reverse=True)
+        single = self._engines[1]
+        self.spec = single.spec
+        self.sessions = Sessions(self.spec, lambda: single.initial(1), self.config.sessions)
+        self.metrics = Metrics()
+        self.metadata = {
+            **metadata,
+            "clock": self.config.sessions.clock,
+            "control_hz": self.spec.control_hz,
+            "observe_period_s": self.spec.observe_period_s,
+            "observe_on": self.spec.observe_on,
+            "action_horizon": self.spec.action.horizon,
+        }
+        self._queue: asyncio.Queue[tuple[Request, asyncio.Future[Any]]] = asyncio.Queue()
+        self.port = 0
+
+    async def run(self, ready: Callable[[int], None] = lambda port: None) -> None:
+        """Listens until cancelled.
+
+        Args:
+          ready: Called with the port once clients can connect.
+
+        Raises:
+          ConfigError: If the address can't be listened at.
+        """
+        try:
+            from websockets.asyncio.server import serve
+        except ModuleNotFoundError:
+            raise MissingExtra("websockets", "serve") from None
+        config = self.config
+        try:
+            listening = serve(
+                self._serve,
+                config.host,
+                config.port,
+                process_request=self._http,
+                compression=None,
+                max_size=config.max_bytes,
+            )
+            async with listening as server, asyncio.TaskGroup() as tasks:
+                self.port = server.sockets[0].getsockname()[1]
+                worker = tasks.create_task(self._work())
+                ready(self.port)
+                try:
+                    await server.serve_forever()
+                finally:
+                    worker.cancel()
+        except OSError as error:
+            raise ConfigError(
+                f"can't listen at {config.host}:{config.port}: {error.strerror or error}; choose "
+                "another host= or port="
+            ) from error
+
+    # -- one client ---------------------------------------------------------------------------
+
+    def _http(self, connection: Any, request: Any) -> Any:
+        """Answers plain HTTP, and refuses clients without the token."""
+        if request.path == "/healthz":
+            return connection.respond(http.HTTPStatus.OK, "OK\n")
+        if not self._admits(request.headers.get("Authorization", "")):
+            return connection.respond(
+                http.HTTPStatus.UNAUTHORIZED, "send the header Authorization: Api-Key TOKEN\n"
+            )
+        if request.path == "/metrics":
+            text = json.dumps(self.metrics.read(self.sessions)) + "\n"
+            return connection.respond(http.HTTPStatus.OK, text)
+        return None
+
+    def _admits(self, header: str) -> bool:
+        if not self.config.token:
+            return True
+        return hmac.compare_digest(header.encode(), f"Api-Key {self.config.token}".encode())
+
+    async def _serve(self, socket: Any) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        name = f"connection {uuid.uuid4().hex}"
+        previous_ms: float | None = None
+        try:
+            await socket.send(pack(self.metadata))
+            async for data in socket:
+                began = time.monotonic()
+                try:
+                    answer = await self._answer(data, name)
+                except EmbodiedError as error:
+                    self.metrics.errors += 1
+                    await socket.send(str(error))
+                    continue
+                timing = {"infer_ms": 1e3 * (time.monotonic() - began)}
+                if previous_ms is not None:
+                    timing["prev_total_ms"] = previous_ms
+                await socket.send(pack({**answer, "server_timing": timing}))
+                previous_ms = 1e3 * (time.monotonic() - began)
+                self.metrics.answered(time.monotonic() - began)
+        except ConnectionClosed:
+            pass
+        except Exception:
+            # A bug of ours: the client learns that it was, not where; the log has the rest.
+            with contextlib.suppress(ConnectionClosed):
+                await socket.send("internal error; the server's log says more")
+                await socket.close(CLOSED_BY_ERROR, "internal error")
+            raise
+        finally:
+            self.sessions.close(name)
+
+    async def _answer(self, data: Any, connection: str) -> dict[str, Any]:
+        if isinstance(data, str):
+            raise ConfigError("messages are binary msgpack maps, and text came")
+        request = self.sessions.read(unpack(data, self.config.max_bytes), connection)
+        began = time.monotonic()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        try:
+            await self._queue.put((request, future))
+            chunk = await asyncio.shield(future)
+        finally:
+            if future.done():
+                request.session.busy = False
+            else:  # the client has gone; the worker still writes into the session
+                future.add_done_callback(lambda _: setattr(request.session, "busy", False))
+        answer: dict[str, Any] = {
+            "tick": request.session.tick,
+            "time_s": request.time_s,
+            "reset": request.reset,
+            "policy_timing": {"infer_ms": 1e3 * (time.monotonic() - began)},
+        }
+        return answer if chunk is None else {"actions": chunk, **answer}
+
+    # -- computing ----------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Answers what waits, several sessions in one call."""
+        loop = asyncio.get_running_loop()
+        while True:
+            waiting = [await self._queue.get()]
+            while len(waiting) < self.config.batch and not self._queue.empty():
+                waiting.append(self._queue.get_nowait())
+            requests = [request for request, _ in waiting]
+            try:
+                chunks = await loop.run_in_executor(None, self._compute, requests)
+            except Exception as error:
+                for _, future in waiting:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            self.metrics.calls += 1
+            for (_, future), chunk in zip(waiting, chunks, strict=True):
+                if not future.done():
+                    future.set_result(chunk)
+
+    def _compute(self, requests: list[Request]) -> list[np.ndarray | None]:
+        chunks: list[np.ndarray | None] = []
+        while len(chunks) < len(requests):
+            left = requests[len(chunks) :]
+            count = len(left)
+            if self._sizes is not None:
+                count = next(size for size in self._sizes if size <= count)
+            if count not in self._engines:
+                self._engines[count] = self._engine_of(count)
+            chunks += work(self._engines[count], left[:count])
+        return chunks
+
+
+def metadata_of(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a client is told about the policy."""
+    return {
+        "policy": checkpoint["policy"],
+        "tasks": list(checkpoint["tasks"]),
+        "level": checkpoint["level"],
+        "source": path.name,
+    }

@@ -1,0 +1,227 @@
+"""The server over a real socket: openpi's protocol, many clients, and what it survives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import msgpack
+import numpy as np
+import pytest
+
+from embodied.core.errors import ConfigError, SimulatorError
+from embodied.serve.client import Client, ServerError
+from embodied.serve.codec import pack
+from embodied.serve.server import Server, ServerConfig
+from embodied.serve.sessions import SessionConfig
+from tests.serve.engines import SumEngine, observation
+
+pytest.importorskip("websockets")
+
+
+class Running:
+    """A server in a thread of its own."""
+
+    def __init__(self, sizes=None, **options) -> None:
+        self.engine, started = SumEngine(), threading.Event()
+        config = ServerConfig(port=0, **options)
+        self.server = Server(lambda _: self.engine, {"policy": "sum"}, config, sizes)
+        self._loop = asyncio.new_event_loop()
+        self._task = self._loop.create_task(self.server.run(lambda _: started.set()))
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert started.wait(10)
+        self.uri = f"ws://127.0.0.1:{self.server.port}"
+        self.http = f"http://127.0.0.1:{self.server.port}"
+
+    def _run(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError, BaseExceptionGroup):
+            self._loop.run_until_complete(self._task)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        request = urllib.request.Request(self.http + path, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+
+@pytest.fixture
+def running():
+    made = []
+
+    def start(*args, **options) -> Running:
+        made.append(Running(*args, **options))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.stop()
+
+
+def total(answer) -> float:
+    return float(answer["actions"][0, 0])
+
+
+def test_the_protocol_of_openpi_byte_by_byte(running) -> None:
+    """A client written from the protocol alone: metadata first, then maps both ways."""
+    from websockets.sync.client import connect
+
+    with connect(running().uri, compression=None, max_size=None, proxy=None) as socket:
+        metadata = msgpack.unpackb(socket.recv())
+        assert metadata["policy"] == "sum" and metadata["action_horizon"] == 4
+        for turn in range(2):
+            socket.send(pack(observation(2.0)))
+            answer = msgpack.unpackb(socket.recv())
+            actions = answer["actions"]
+            assert actions[b"__ndarray__"] and actions[b"shape"] == [4, 3]
+            chunk = np.frombuffer(actions[b"data"], actions[b"dtype"]).reshape(4, 3)
+            assert chunk[0, 0] == 2.0 * (turn + 1)
+            assert answer["policy_timing"]["infer_ms"] > 0
+            assert answer["server_timing"]["infer_ms"] > 0
+            assert ("prev_total_ms" in answer["server_timing"]) == (turn == 1)
+        socket.send(b"\xc1")
+        assert isinstance(socket.recv(), str)  # an error is told by the frame being text
+
+
+def test_memory_is_the_client_s_own(running) -> None:
+    uri = running().uri
+    with Client(uri) as one, Client(uri) as two:
+        assert [total(one.infer(observation(x))) for x in (1, 2)] == [1, 3]
+        assert total(two.infer(observation(5))) == 5
+        assert total(one.infer(observation(1), reset=True)) == 1
+        assert "actions" not in two.observe(observation(1))
+        assert two.infer(observation(1), time_s=3.0)["time_s"] == 3.0
+    with Client(uri) as again:
+        assert total(again.infer(observation(7))) == 7
+
+
+def test_named_sessions_outlive_a_connection(running) -> None:
+    uri = running().uri
+    with Client(uri, session="arm") as client:
+        client.infer(observation(4))
+    with Client(uri, session="arm") as client:
+        assert total(client.infer(observation(1))) == 5
+
+
+def test_many_clients_at_once_get_what_each_would_get_alone(running) -> None:
+    server = running()
+
+    def episode(index: int) -> bool:
+        rng, expected = np.random.default_rng(index), 0.0
+        with Client(server.uri) as client:
+            for tick in range(20):
+                x, reset = float(rng.integers(1, 9)), bool(rng.random() < 0.1)
+                expected = x if reset or tick == 0 else expected + x
+                if total(client.infer(observation(x), reset=reset)) != expected:
+                    return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(episode, range(16)))
+    assert max(server.engine.batches) > 1  # some were answered together
+    status, text = server.get("/metrics")
+    metrics = json.loads(text)
+    assert status == 200 and metrics["requests"] == 320 and metrics["sessions"] == 0
+    assert metrics["calls"] < 320 and metrics["latency_ms_p99"] >= metrics["latency_ms_p50"] > 0
+
+
+def test_batches_of_known_sizes_alone_are_used(running) -> None:
+    server = running([1, 4])
+    with ThreadPoolExecutor(8) as pool:
+
+        def few(_: int) -> None:
+            with Client(server.uri) as client:
+                for _ in range(10):
+                    client.infer(observation())
+
+        list(pool.map(few, range(8)))
+    assert set(server.engine.batches) <= {1, 4}
+
+
+def test_bad_messages_are_answered_and_harm_nobody(running) -> None:
+    from websockets.sync.client import connect
+
+    server = running(max_bytes=20_000)
+    rng = np.random.default_rng(0)
+    good = pack(observation(1.0))
+    with Client(server.uri) as bystander, connect(server.uri, proxy=None) as socket:
+        socket.recv()
+        bystander.infer(observation(1.0))
+        for turn in range(200):
+            kind = turn % 6
+            data = {
+                0: lambda: bytes(rng.integers(0, 256, 50, np.uint8)),
+                1: lambda: good[: int(rng.integers(0, len(good)))],
+                2: lambda: "text",
+                3: lambda: pack({"pos_m": np.zeros(3)}),
+                4: lambda: pack({**observation(), "session": "", "reset": 2}),
+                5: lambda: msgpack.packb([[[[[]]]]] * 100),
+            }[kind]()
+            socket.send(data)
+            assert isinstance(socket.recv(5), str)
+            if turn % 50 == 0:
+                bystander.infer(observation(1.0))
+        assert total(bystander.infer(observation(1.0))) == 6
+        assert server.server.metrics.errors == 200
+        socket.send(good)
+        assert isinstance(socket.recv(5), bytes)
+    with connect(server.uri, proxy=None) as socket:
+        socket.recv()
+        socket.send(b"\0" * 30_000)  # larger than is read: the connection ends, the server goes on
+        with pytest.raises(Exception, match="1009"):
+            socket.recv(5)
+    assert server.get("/healthz") == (200, "OK\n")
+
+
+def test_errors_have_reasons_and_no_tracebacks(running) -> None:
+    with Client(running().uri) as client:
+        with pytest.raises(ServerError, match="observation 'pos_m' is missing"):
+            client.infer({})
+        assert total(client.infer(observation(1))) == 1
+        with pytest.raises(ServerError, match=r"^ws://\S+ internal error; the server's log"):
+            client.infer(observation(13))
+        with pytest.raises(SimulatorError, match="is closed"):
+            client.infer(observation(1))
+
+
+def test_a_token_is_asked_for(running) -> None:
+    server = running(token="secret")
+    with Client(server.uri, token="secret") as client:
+        assert total(client.infer(observation(1))) == 1
+    for token in ("", "wrong"):
+        with pytest.raises(SimulatorError, match="no policy server"):
+            Client(server.uri, token=token)
+    assert server.get("/metrics")[0] == 401
+    assert server.get("/metrics", Authorization="Api-Key secret")[0] == 200
+    assert server.get("/healthz") == (200, "OK\n")
+
+
+def test_a_client_without_a_server_is_told() -> None:
+    with pytest.raises(SimulatorError, match="embodied serve BUNDLE"):
+        Client("ws://127.0.0.1:9", timeout_s=2)
+
+
+def test_a_port_that_is_taken_is_named(running) -> None:
+    server = running()
+    config = ServerConfig(port=server.server.port)
+    with pytest.raises(ConfigError, match="choose another host= or port="):
+        asyncio.run(Server(lambda _: SumEngine(), {}, config).run())
+
+
+def test_options_out_of_range_are_refused() -> None:
+    for options in ({"port": -1}, {"max_bytes": 1}, {"batch": 0}):
+        with pytest.raises(ConfigError):
+            ServerConfig(**options)
+    assert SessionConfig().clock == "wall"
