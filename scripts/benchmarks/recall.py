@@ -174,9 +174,10 @@ def training(plan: Plan) -> Iterator[Figure]:
     rivals = {name: learning(name) for name in MEMORIES}
     rivals[f"{CHUNKS}_every_tick"] = learning(CHUNKS, read_when="")
     for name, rates in take_turns(rivals, plan).items():
-        reads = "at every tick" if name.endswith("_every_tick") else "where the task asks"
-        what = f"collect and learn, {ROWS} rows of {TICKS} ticks; chunks read {reads}"
-        what = what if CHUNKS in name else what.partition(";")[0]
+        what = f"collect and learn, {ROWS} rows of {TICKS} ticks"
+        if name.startswith(CHUNKS):
+            every = name.endswith("_every_tick")
+            what += ", chunks read " + ("at every tick" if every else "where the task asks")
         yield Figure(f"train_fps_{name}", rates, None, "frames/s", what)
 
 

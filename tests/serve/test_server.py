@@ -27,8 +27,8 @@ pytest.importorskip("websockets")
 class Running:
     """A server in a thread of its own."""
 
-    def __init__(self, sizes=None, **options) -> None:
-        self.engine, started = SumEngine(), threading.Event()
+    def __init__(self, sizes=None, engine=None, **options) -> None:
+        self.engine, started = engine or SumEngine(), threading.Event()
         config = ServerConfig(port=0, **options)
         self.server = Server(lambda _: self.engine, {"policy": "sum"}, config, sizes)
         self._loop = asyncio.new_event_loop()
