@@ -29,3 +29,18 @@ def _no_gpu() -> str | None:
     import torch
 
     return None if torch.cuda.is_available() else "no CUDA device that torch can use"
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory):
+    """Returns a function: name of a small policy -> (policy, its bundle), exported once."""
+    from tests.export.small import make_bundle
+
+    made = {}
+
+    def get(name: str):
+        if name not in made:
+            made[name] = make_bundle(name, tmp_path_factory.mktemp("bundles") / name)
+        return made[name]
+
+    return get

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.conftest import POLICIES
+from tests.export.small import POLICIES
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 

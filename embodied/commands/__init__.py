@@ -11,6 +11,8 @@ VERBS = {
     "evaluate": "run a checkpoint on fresh episodes and write a report",
     "export": "write a bundle that a controller runs without torch, and prove that it is equal",
     "serve": "answer observations over a websocket, one memory for each client",
+    "robot": "run a simulated robot in a process of its own, in real time",
+    "deploy": "let a bundle drive a robot in real time, with limits, a watchdog and a log",
     "verify": "replay episodes of a published claim and compare outcomes",
     "certify": "prove that a task cannot be solved without memory",
 }

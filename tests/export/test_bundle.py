@@ -18,7 +18,7 @@ from embodied.export.exported import ExportedPolicy, load
 from embodied.export.program import check_work
 from embodied.serve.bundle import GOLDEN, MANIFEST, PARITY, read_arrays, read_bundle
 from embodied.serve.runtime import Runtime, describe
-from tests.export.conftest import POLICIES, seen
+from tests.export.small import POLICIES, seen
 from tests.policies.loaded import as_loaded
 
 pytest.importorskip("onnxruntime")

@@ -1,11 +1,10 @@
-"""Bundles of small policies of each kind, exported once for all tests."""
+"""Small policies of each kind, and observations for them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from embodied.core.policy import Policy
@@ -44,20 +43,10 @@ POLICIES = {
 }
 
 
-@pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory):
-    """Returns name -> (policy, bundle directory), made when first asked for."""
-    made: dict[str, tuple[Policy, Path]] = {}
-
-    def get(name: str) -> tuple[Policy, Path]:
-        if name not in made:
-            torch.manual_seed(0)
-            kind, build = POLICIES[name]
-            policy = noisy(build())
-            out = tmp_path_factory.mktemp("bundles") / name
-            batches = (1, 3) if name == "hcam" else (1,)
-            write_bundle(as_loaded(policy, kind), seen(policy), out, batches)
-            made[name] = policy, out
-        return made[name]
-
-    return get
+def make_bundle(name: str, out: Path) -> tuple[Policy, Path]:
+    """Exports one of the `POLICIES`; returns it and its bundle."""
+    torch.manual_seed(0)
+    kind, build = POLICIES[name]
+    policy = noisy(build())
+    batches = (1, 3) if name == "hcam" else (1,)
+    return policy, write_bundle(as_loaded(policy, kind), seen(policy), out, batches)
