@@ -101,7 +101,7 @@ class RobotLink:
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
         self._newest: Frame | None = None
-        self._gates: set[tuple[int, float]] = set()
+        self._gates: set[int] = set()  # episodes with a gate that was not told yet
         self._ended = threading.Event()
         self.connections = 0
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -110,14 +110,14 @@ class RobotLink:
     def latest(self) -> Frame | None:
         """Returns the newest frame; None before the first.
 
-        A gate among frames that were dropped since the last call is told by the newest.
+        A gate is told once: with its frame, or with the next one if that was dropped.
         """
         with self._lock:
             frame, gates = self._newest, self._gates
             self._gates = set()
-        if frame is not None and any(episode == frame.episode for episode, _ in gates):
-            return dataclasses.replace(frame, gate=True)
-        return frame
+        if frame is None:
+            return None
+        return dataclasses.replace(frame, gate=frame.episode in gates)
 
     def send(self, action: np.ndarray | None) -> bool:
         """Sends an action, or None to stop the arm; returns whether the line took it."""
@@ -159,4 +159,4 @@ class RobotLink:
         with self._lock:
             self._newest = frame
             if frame.gate:
-                self._gates.add((frame.episode, frame.time_s))
+                self._gates.add(frame.episode)

@@ -71,6 +71,9 @@ def test_the_newest_frame_counts_and_no_gate_is_lost(line) -> None:
     assert frame.obs["x"] == 4 and frame.gate  # that of tick 1
     assert not link.latest().gate
     send(robot.connection, message(0, 5, gate=True))
+    until(lambda: link._newest.time_s == pytest.approx(0.25))
+    assert link.latest().gate and not link.latest().gate  # one frame, looked at twice
+    send(robot.connection, message(0, 6, gate=True))
     send(robot.connection, message(1, 0))
     until(lambda: link._newest.episode == 1)
     assert not link.latest().gate  # of an episode that is over
