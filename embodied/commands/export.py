@@ -19,12 +19,15 @@ class Options:
       out: Bundle directory to make; empty for ``bundles/<name of the source>``.
       batches: Batch sizes to write graphs for. With 1 among them the runtime serves any batch,
         row by row where it has no graph of that size.
+      int8: Stores weights in 8 bits: smaller, and another policy. How far it is off is told; what
+        it is worth, `embodied evaluate` tells.
       executor: How answers become control actions, for the controller.
     """
 
     source: str
     out: str = ""
     batches: list[int] = dataclasses.field(default_factory=lambda: [1])
+    int8: bool = False
     executor: ExecutorConfig = dataclasses.field(default_factory=ExecutorConfig)
 
     def __post_init__(self) -> None:
@@ -40,13 +43,14 @@ def run(options: Options) -> None:
     from embodied.serve.runtime import describe
 
     out = Path(options.out or default_out(options.source))
-    export(options.source, out, options.batches, options.executor)
+    export(options.source, out, options.batches, options.executor, options.int8)
     print(describe(read_bundle(out)))
     report = read_json(out / PARITY)
     for batch, row in report["batches"].items():
         print(
             f"parity  {report['ticks']} ticks, batch {batch}: actions within {row['action']:.1e}, "
-            f"memory within {row['state']:.1e}, all decisions equal"
+            f"memory within {row['state']:.1e}, "
+            f"{'all' if row['decisions_equal'] else 'not all'} decisions equal"
         )
     finish(out, f"python -c \"from embodied.serve import Runtime; Runtime.load('{out}')\"")
 
@@ -68,5 +72,6 @@ COMMAND = Command(
     examples=(
         "export memory_vla-remember_color-k3-rgb",
         "export runs/remember_color-easy-rgb-perceptual_cognitive-s0 batches=[1,16]",
+        "export memory_vla-remember_color-k3-rgb int8=true out=bundles/small",
     ),
 )

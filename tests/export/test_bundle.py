@@ -236,10 +236,33 @@ def test_differences_stop_the_export(bundles, tmp_path, monkeypatch) -> None:
         return {**found, "chunk": found["chunk"] + 1e-3}
 
     monkeypatch.setattr(writing.parity, "replay", drifting)
-    monkeypatch.setattr(writing, "_write_graphs", lambda *_: copied(bundles, _[2]))
+    monkeypatch.setattr(writing, "_write_graphs", lambda *given: copied(bundles, given[2]))
     with pytest.raises(CheckpointError, match=r"actions differ by 1.0e-03"):
         writing.write_bundle(as_loaded(policy, "hcam"), seen(policy), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_eight_bits_are_smaller_and_told_apart(bundles, tmp_path, monkeypatch) -> None:
+    from embodied.export.onnx import quantize
+
+    policy, path = bundles("lstm")
+
+    def quantized(*given):
+        bundle = read_bundle(path)
+        for graph in bundle.graphs[1].values():
+            shutil.copy(bundle.path / graph.file, given[2])
+            quantize(given[2] / graph.file)
+        return {1: bundle.graphs[1]}
+
+    monkeypatch.setattr(writing, "_write_graphs", quantized)
+    out = tmp_path / "small"
+    writing.write_bundle(as_loaded(policy, "hcam"), seen(policy), out, int8=True)
+    small = read_bundle(out)
+    assert small.manifest["weights"] == "int8"
+    assert read_bundle(path).manifest["weights"] == "float32"
+    report = json.loads((out / PARITY).read_text())["batches"]["1"]
+    assert 1e-6 < report["action"] < 1
+    assert sorted(p.name for p in out.glob("*.onnx")) == ["act-1.onnx", "observe-1.onnx"]
 
 
 def copied(bundles, directory):
