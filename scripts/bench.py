@@ -25,6 +25,7 @@ BENCHMARKS = {
     "sim": "simulation steps, pictures, resets and worker processes, against stock robosuite",
     "memory_vla": "MemoryVLA's bank, control rate, cost of memory in training, peak memory",
     "export": "an exported policy against torch, and behind a server",
+    "sam2act": "SAM2Act's renderer and search, keyframes a second, training, cost of memory",
     "train": "training and acting with each memory, against the memoryless twin",
     "recall": "games of the recall suite, reads of a long past, training of HCAM agents",
 }
