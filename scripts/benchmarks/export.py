@@ -170,8 +170,9 @@ def _random(specs: dict, seed: int) -> dict[str, np.ndarray]:
     rng, obs = np.random.default_rng(seed), {}
     for key, spec in specs.items():
         shape = (1, *spec.shape)
-        if spec.dtype == "uint8":
-            obs[key] = rng.integers(0, 256, shape, dtype=np.uint8)
+        if np.issubdtype(np.dtype(spec.dtype), np.integer):
+            high = 255 if spec.high is None else int(spec.high)
+            obs[key] = rng.integers(0, high + 1, shape).astype(spec.dtype)
         else:
             obs[key] = rng.standard_normal(shape).astype(spec.dtype)
     return obs

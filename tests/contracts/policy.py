@@ -370,7 +370,8 @@ class PolicyContract:
     def test_learning_and_stepping_end_with_the_same_memory(self, case: PolicyCase) -> None:
         policy = case.make()
         segment = case.segment(policy)
-        _, _, stepped = roll(policy, segment, policy.initial_state(BATCH))
+        _, workings, stepped = roll(policy, segment, policy.initial_state(BATCH))
+        segment.record = _recorded(policy, workings)
         for learn in self.learners(case, policy):
             assert_close(learn(segment, policy.initial_state(BATCH)).state, stepped)
 
@@ -423,9 +424,7 @@ class PolicyContract:
         segment = case.segment(policy)
         answers, workings, _ = roll(policy, segment, policy.initial_state(BATCH))
         segment.chunk = torch.stack([answer.chunk for answer in answers], dim=1)
-        segment.record = {
-            k: torch.stack([w.record[k] for w in workings], dim=1) for k in policy.spec.record
-        }
+        segment.record = _recorded(policy, workings)
         out = policy.evaluate(segment, policy.initial_state(BATCH))
         used = segment.valid & segment.act_mask
         assert out.log_prob.shape == out.entropy.shape == out.value.shape == used.shape
@@ -468,6 +467,11 @@ class PolicyContract:
             return _Learnt(scalar + sum(out.aux_losses.values()), out.state)
 
         return [imitate] * case.imitates + [reinforce] * case.reinforces
+
+
+def _recorded(policy: Policy, workings: list[Working]) -> dict[str, Tensor]:
+    """What a learner keeps of acting: name -> [B, T, ...]."""
+    return {k: torch.stack([w.record[k] for w in workings], dim=1) for k in policy.spec.record}
 
 
 @dataclasses.dataclass

@@ -19,6 +19,7 @@ from tests.policies.test_memory_vla import make as make_vla
 
 TICKS = 30
 HEAD = ActionHeadConfig("ddim", DiTConfig(depth=1, hidden=16, heads=2), steps=4)
+VLA = {"trunk": "entities", "head": HEAD, "horizon": 8}  # as many actions as ticks of a period
 
 
 def noisy(policy: Policy) -> Policy:
@@ -39,7 +40,10 @@ def seen(policy: Policy, ticks: int = TICKS) -> list[dict[str, np.ndarray]]:
 POLICIES = {
     "hcam": ("hcam", lambda: hcam.make()),
     "lstm": ("hcam", lambda: hcam.make(discrete=False, memory="lstm")),
-    "memory_vla": ("memory_vla", lambda: make_vla(ENTITIES, trunk="entities", head=HEAD)),
+    "memory_vla": (
+        "memory_vla",
+        lambda: make_vla(ENTITIES, trunk="entities", head=HEAD, horizon=8),
+    ),
 }
 
 
