@@ -221,7 +221,10 @@ def test_a_claim_of_several_levels(tmp_path):
     (source / "results.json").write_text(json.dumps(results))
     write_episodes(source / "episodes.jsonl", episodes)
     config = tmp_path / "config.yaml"
-    config.write_text("seed: 0\ninit: /home/somebody/runs/first\n")
+    config.write_text(
+        "seed: 0\ninit: /home/somebody/runs/first\n"
+        "data: [/home/somebody/data/d]\nfeatures: /home/somebody/f\n"
+    )
 
     def publish_one(**options):
         return publish.add_claim(
@@ -235,7 +238,7 @@ def test_a_claim_of_several_levels(tmp_path):
     easy, both = publish_one(level="easy"), publish_one(suite="colors")
     # No folder of a machine is published.
     published = (tmp_path / "results" / easy["id"] / "config.yaml").read_text()
-    assert published == "seed: 0\ninit: first\n"
+    assert published == "seed: 0\ninit: first\ndata:\n- d\nfeatures: f\n"
     assert (easy["id"], easy["success"], easy["n"]) == ("memory_vla-color-k3-rgb-gru", 1.0, 2)
     assert (both["level"], both["success"], both["n"]) == ("easy-hard", 0.5, 4)
 

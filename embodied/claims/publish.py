@@ -250,12 +250,12 @@ def _publish(
             results = dict(source.results)
             for network in ("policy", "twin"):
                 if results.get(network):
-                    train = _shown_init(results[network]["train"])
+                    train = _shown_places(results[network]["train"])
                     results[network] = {**results[network], "train": train}
             write_json(scratch / f"evaluation-{source.train_seed(role)}.json", results)
         for number, config in enumerate(_train_configs(checkpoint, train_config)):
             name = f"init-{number}.yaml" if number else "config.yaml"
-            save_yaml(scratch / name, _shown_init(load_yaml(config)))
+            save_yaml(scratch / name, _shown_places(load_yaml(config)))
         row["checkpoint"] = _ship(checkpoint, sources, role, row["id"], scratch, root)
         write_atomic(scratch / "report.md", _report(row, episodes, swaps, root))
         if folder.exists():
@@ -316,15 +316,17 @@ def _ship(
     shutil.copyfile(directory / MODEL_FILE, scratch / CHECKPOINT / MODEL_FILE)
     policy = read_json(directory / POLICY_FILE)
     write_json(
-        scratch / CHECKPOINT / POLICY_FILE, {**policy, "train": _shown_init(policy["train"])}
+        scratch / CHECKPOINT / POLICY_FILE, {**policy, "train": _shown_places(policy["train"])}
     )
     return f"{name}/{CHECKPOINT}"
 
 
-def _shown_init(train: dict[str, Any]) -> dict[str, Any]:
-    """Returns a run's description with ``init`` as results show paths, if it has one."""
-    init = train.get("init")
-    return {**train, "init": shown(Path(init))} if init else train
+def _shown_places(train: dict[str, Any]) -> dict[str, Any]:
+    """Returns a run's description with its paths as results show them."""
+    places = {key: shown(Path(train[key])) for key in ("init", "features") if train.get(key)}
+    if train.get("data"):
+        places["data"] = [shown(Path(path)) for path in train["data"]]
+    return {**train, **places}
 
 
 def _report(
