@@ -161,10 +161,14 @@ def _check_dataset(config: TrainConfig, dataset: SegmentDataset) -> None:
 def _build(config: TrainConfig, dataset: SegmentDataset) -> Policy:
     name, options = config.policy.name, dict(config.policy.config)
     options |= {"memory": config.memory.name, "memory_config": dict(config.memory.config)}
+    policy_class = registry.policy_class(name)
+    if policy_class.loss is Policy.loss:
+        raise ConfigError(
+            f"policy={name} does not learn by imitation; choose algorithm=ppo or vtrace, or "
+            "another policy"
+        )
     schema = registry.policy_config_class(name)
-    policy = registry.policy_class(name)(
-        from_plain(schema, options, where="policy.config"), dataset.interface
-    )
+    policy = policy_class(from_plain(schema, options, where="policy.config"), dataset.interface)
     horizon, labelled = policy.spec.action.horizon, dataset.label_horizon
     if horizon > labelled:
         raise SpecMismatch(

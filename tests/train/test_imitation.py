@@ -130,3 +130,10 @@ def test_bad_options_are_named(dataset):
         make_config(dataset, precision="fp8")
     with pytest.raises(ConfigError, match="task is empty"):
         TrainConfig(task=[])
+
+
+def test_a_policy_that_does_not_imitate_is_refused(dataset, tmp_path):
+    config = dataclasses.replace(make_config(dataset), policy=Component("hcam"))
+    with pytest.raises(ConfigError, match="policy=hcam does not learn by imitation"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
