@@ -173,6 +173,9 @@ def _random(specs: dict, seed: int) -> dict[str, np.ndarray]:
         if np.issubdtype(np.dtype(spec.dtype), np.integer):
             high = 255 if spec.high is None else int(spec.high)
             obs[key] = rng.integers(0, high + 1, shape).astype(spec.dtype)
+        elif key.endswith(("_intrinsics", "_cam_to_world")):
+            # A calibration that no camera has puts tokens metres away, where digits are few.
+            obs[key] = np.broadcast_to(np.eye(spec.shape[0], dtype=spec.dtype), shape).copy()
         else:
             obs[key] = rng.standard_normal(shape).astype(spec.dtype)
     return obs
