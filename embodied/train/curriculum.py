@@ -33,14 +33,15 @@ class Curriculum:
 
         Args:
           done: Steps done.
-          values: ``validation/<task>-<level>`` -> success on validation seeds.
+          values: ``validation/<task>-<level>`` -> success on validation seeds; what is not there
+            (no episode of it has ended yet) does not meet anything.
         """
         if not self._more():
             return
         stage = self.stages[len(self.starts) - 1]
         weights = stage.weights or [1.0] * len(self.settings)
         met = [
-            values[validation_name(task, level)] >= stage.until
+            values.get(validation_name(task, level), 0.0) >= stage.until
             for (task, level), weight in zip(self.settings, weights, strict=True)
             if weight > 0
         ]

@@ -36,6 +36,7 @@ def test_stages_end_early_where_every_weighted_task_is_learnt():
     assert curriculum.at(10) == 0
     curriculum.validated(20, {easy: 0.9, hard: 0.0})
     assert curriculum.at(20) == 1 and curriculum.starts == [0, 20]
+    curriculum.validated(25, {easy: 1.0})  # no episode of the harder one has ended yet
     curriculum.validated(30, {easy: 1.0, hard: 0.5})
     assert curriculum.at(119) == 1 and curriculum.at(120) == 2
     curriculum.validated(130, {easy: 1.0, hard: 1.0})
