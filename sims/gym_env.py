@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,9 +91,9 @@ class MemoryBenchEnv(gymnasium.Env):
         from sims.memory_bench import scene
         from sims.memory_bench.control import make_controller
         from sims.memory_bench.observe import Observer
+        from sims.memory_bench.task import task_class
 
-        module, _, class_name = self.info.entry.partition(":")
-        self.task = getattr(importlib.import_module(module), class_name)(self.knobs)
+        self.task = task_class(self.info)(self.knobs)
         self.scene = scene.Scene(self.task.parts(), control=control, visuals=visuals)
         self.controller = make_controller(self.scene)
         self.task.bind(self.scene, self.controller)

@@ -68,7 +68,7 @@ def run(options: Options) -> int:
             bar.refresh()
 
         known = certifier.load(options.task, options.out)
-        result = certifier.certify_task(options.task, levels, effort, progress, known)
+        result = certifier.certify_task(info, levels, effort, progress, known)
     path = certifier.save(result, options.out)
     rows = [row for level in levels for row in _rows(level, result["levels"][level])]
     print(table(HEADER, rows))

@@ -50,6 +50,7 @@ class Machine:
       actions: What is seen -> the actions to choose from; one action means no choice.
       step: State, action -> next state -> probability. Next may be SUCCESS or FAILURE.
       may_wait: State -> True where time may pass at will; used by `with_clock` only.
+      cue_of: State -> what there is to remember of it; used by the reactive twin only.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Machine:
     actions: Callable[[Any], Sequence[Hashable]]
     step: Callable[[Any, Any], Mapping[StateId, Fraction]]
     may_wait: Callable[[Any], bool] = lambda state: False
+    cue_of: Callable[[Any], Hashable] = lambda state: None
 
 
 @dataclasses.dataclass(frozen=True)

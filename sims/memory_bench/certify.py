@@ -38,7 +38,7 @@ from embodied.core.task import CUE, EXECUTE, GAP, TaskInfo
 from sims.memory_bench import aliasing
 from sims.memory_bench.abstract import best_memoryless, search_memoryless, with_clock
 from sims.memory_bench.aliasing import AllModes, Progress
-from sims.memory_bench.machines import machine_of
+from sims.memory_bench.task import machine_of
 
 if TYPE_CHECKING:
     from sims.gym_env import MemoryBenchEnv
@@ -78,12 +78,13 @@ QUICK = Effort(pair_seeds=1, expert_episodes=10, noisy_episodes=0, reactive_epis
 
 
 def certify(
-    task: str, level: str, effort: Effort = QUICK, progress: Progress | None = None
+    task: str | TaskInfo, level: str, effort: Effort = QUICK, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Computes the certificates of one level.
 
     Args:
-      task: Task name, for example ``"put_block_back"``.
+      task: Task name, for example ``"put_block_back"``, or the row of a task that another
+        package installs.
       level: Level name.
       effort: How much to compute.
       progress: Called now and then; see :data:`Progress`.
@@ -114,25 +115,25 @@ def certify(
         result["needs_memory"] = False
     for control in effort.controls:
         if needs_memory:
-            env = _make(task, level, control, "rgbd", effort.image_size)
+            env = _make(info, level, control, "rgbd", effort.image_size)
             seeds = [ALIASING_SEED_START + i for i in range(effort.pair_seeds)]
             result["aliasing"][control] = aliasing.compare(env, seeds, report)
             result["gate"][control] = aliasing.corrupt_before_gates(env, seeds)
             env.close()
-        env = _make(task, level, control, "state", effort.image_size)
+        env = _make(info, level, control, "state", effort.image_size)
         result["mjcf_sha256"][control] = env.mjcf_sha256
         result["expert"][control] = expert_success(env, effort.expert_episodes, 0.0, report)
         if control == "fast" and effort.noisy_episodes:
             result["expert"]["fast_noisy"] = expert_success(env, effort.noisy_episodes, 1.0, report)
         env.close()
         if needs_memory:
-            result["reactive"][control] = reactive(task, level, control, effort, report)
+            result["reactive"][control] = reactive(info, level, control, effort, report)
     result["holds"] = _holds(result)
     return result
 
 
 def certify_task(
-    task: str,
+    task: str | TaskInfo,
     levels: Sequence[str] | None = None,
     effort: Effort = QUICK,
     progress: Progress | None = None,
@@ -141,7 +142,7 @@ def certify_task(
     """Computes the certificates of several levels of a task.
 
     Args:
-      task: Task name.
+      task: Task name or row.
       levels: Level names; all by default.
       effort: How much to compute.
       progress: See :data:`Progress`; the level's name is put in front.
@@ -155,10 +156,10 @@ def certify_task(
     done: dict[str, Any] = dict((known or {}).get("levels", {}))
     for level in levels or tuple(info.levels):
         named = progress and (lambda what, i, n, level=level: progress(f"{level}: {what}", i, n))
-        done[level] = _merge(done.get(level), certify(task, level, effort, named))
+        done[level] = _merge(done.get(level), certify(info, level, effort, named))
     return {
         "format_version": FORMAT_VERSION,
-        "task": task,
+        "task": info.name,
         "env_id": info.env_id,
         "versions": _versions(),
         "levels": {level: done[level] for level in info.levels if level in done},
@@ -209,7 +210,7 @@ def ceiling(info: TaskInfo, knobs: Mapping[str, Any]) -> dict[str, Any]:
       interactive cue in the time at which it presses. A clock restarted at each gate tells
       nothing, since the gap's length comes from the seed: there c* stays.
     """
-    machine = machine_of(info.name, knobs)
+    machine = machine_of(info, knobs)
     found = best_memoryless(machine)
     clocked = search_memoryless(with_clock(machine, 2 * info.cues(knobs)), starts=8)
     closed = info.ceiling(knobs)
@@ -284,7 +285,7 @@ def _play_without_gap(env: MemoryBenchEnv, seed: int, noise: float) -> tuple[int
 
 
 def reactive(
-    task: str, level: str, control: str, effort: Effort, progress: Progress | None = None
+    info: TaskInfo, level: str, control: str, effort: Effort, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Certifies the twin whose cue stays in sight (knob ``visible_cue`` 1).
 
@@ -293,7 +294,7 @@ def reactive(
       of the abstract machine; the ``expert``'s success.
     """
     knobs = {"visible_cue": 1}
-    env = _make(task, level, control, "rgbd", effort.image_size, knobs)
+    env = _make(info, level, control, "rgbd", effort.image_size, knobs)
     observe, telling = AllModes(env), None
     for seed in range(ALIASING_SEED_START, ALIASING_SEED_START + effort.pair_seeds):
         seen = []
@@ -306,13 +307,13 @@ def reactive(
         }  # fmt: skip
         telling = now if telling is None else telling & now
     env.close()
-    env = _make(task, level, control, "state", effort.image_size, knobs)
+    env = _make(info, level, control, "state", effort.image_size, knobs)
     episodes = effort.reactive_episodes
     expert = expert_success(env, episodes, 0.0, progress) if episodes else None
     env.close()
-    value = best_memoryless(machine_of(task, env.knobs)).value
+    value = best_memoryless(machine_of(info, env.knobs)).value
     return {
-        "holds": "entities" in (telling or ()) and value == 1 == env.info.ceiling(env.knobs),
+        "holds": "entities" in (telling or ()) and value == 1 == info.ceiling(env.knobs),
         "telling": sorted(telling or ()),
         "ceiling": float(value),
         "expert": expert,
@@ -333,7 +334,7 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 
 
 def _make(
-    task: str,
+    info: TaskInfo,
     level: str,
     control: str,
     observation: str,
@@ -344,7 +345,7 @@ def _make(
     from sims.memory_bench.scene import CAMERA_NAMES
 
     return MemoryBenchEnv(
-        task,
+        info,
         level=level,
         observation=observation,
         cameras=CAMERA_NAMES,
@@ -355,9 +356,11 @@ def _make(
     )
 
 
-def _task_info(task: str) -> TaskInfo:
+def _task_info(task: str | TaskInfo) -> TaskInfo:
     from sims.memory_bench.catalog import TASKS
 
+    if isinstance(task, TaskInfo):
+        return task
     if task not in TASKS:
         raise unknown_name("task", task, TASKS)
     return TASKS[task]

@@ -14,7 +14,9 @@ import numpy as np
 
 from embodied.core.errors import ConfigError
 from embodied.core.task import EXECUTE
+from sims.memory_bench.abstract import Machine
 from sims.memory_bench.entities import Entity
+from sims.memory_bench.machines import no_memory_needed
 from sims.memory_bench.manipulation import CARRY, LEAVE, REACH, SAFE_Z_M, GraspSensor
 from sims.memory_bench.parts import TABLE_TOP_M, Part, box
 from sims.memory_bench.task import CLOSE, OPEN, Task, Waypoint
@@ -77,9 +79,12 @@ class CubeTask(Task):
                     f"knob {name} of {self.info.name}: expected {low:g} to {high:.4g}, got "
                     f"{knobs[name]}"
                 )
-        if not knobs["execute_s"] > 0:
-            raise ConfigError(f"knob execute_s: expected > 0, got {knobs['execute_s']}")
         self._sensor: GraspSensor | None = None
+
+    @classmethod
+    def machine(cls, knobs: Mapping[str, Any]) -> Machine:
+        """In plain view, to be done or spoilt."""
+        return no_memory_needed(cls.info.name)
 
     def cubes(self) -> Mapping[str, tuple[float, tuple[float, float, float]]]:
         """Returns cube name -> half size in metres and colour; constant."""

@@ -1,4 +1,4 @@
-"""The abstract machine of each task: its hidden states, what is seen of them, what can be done.
+"""Builders of abstract machines that several tasks share; a task names its own in `Task.machine`.
 
 They leave out geometry and motion and keep what decides whether memory is needed; see
 :mod:`sims.memory_bench.abstract` for the solver. numpy and MuJoCo are not needed here.
@@ -7,16 +7,14 @@ They leave out geometry and motion and keep what decides whether memory is neede
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 from sims.memory_bench.abstract import FAILURE, SUCCESS, Machine, StateId
 
 
-def _uniform(states: Sequence[StateId]) -> dict[StateId, Fraction]:
+def uniform(states: Sequence[StateId]) -> dict[StateId, Fraction]:
+    """Returns the initial probabilities of equally likely states."""
     return {state: Fraction(1, len(states)) for state in states}
 
 
@@ -51,11 +49,12 @@ def cue_then_choice(name: str, candidates: int, steps: Sequence[str], held: bool
 
     return Machine(
         name,
-        _uniform([(cue, 0) for cue in range(candidates)]),
+        uniform([(cue, 0) for cue in range(candidates)]),
         observe,
         actions,
         step,
         may_wait=lambda state: not held and stages[state[1]] not in ("gap", "go"),
+        cue_of=lambda state: state[0],
     )
 
 
@@ -70,109 +69,11 @@ def no_memory_needed(name: str) -> Machine:
     )
 
 
-@functools.lru_cache(maxsize=32)
-def rearrange_sequences(candidates: int, pre_moves: int) -> tuple[tuple[int, tuple, int], ...]:
-    """All histories of RearrangeBlock: ``(unmoved, moves, empty at start)``.
-
-    One patch of K is empty, a block stands at the centre, one block on every other patch. Each
-    of `pre_moves` moves takes a marked block to the empty patch; the last move takes the
-    centre's block there. Exactly one block is never moved, so `pre_moves` >= K - 2: the first
-    K - 2 of them move each other block once, the rest move some of them again.
-
-    Returns:
-      One tuple a history; ``moves`` holds ``(from, to)`` patch indices, ``from`` is -1 for the
-      centre. Every unmoved patch occurs equally often.
-    """
-    if candidates < 2 or pre_moves < candidates - 2:
-        raise ValueError(
-            f"RearrangeBlock needs K >= 2 and pre_moves >= K - 2, got K={candidates}, "
-            f"pre_moves={pre_moves}"
-        )
-    found = []
-    for unmoved in range(candidates):
-        others = [i for i in range(candidates) if i != unmoved]
-        for order in itertools.permutations(others):
-            moves = [(order[i + 1], order[i]) for i in range(candidates - 2)]
-            chains = [(tuple(moves), order[-1])]
-            for _ in range(pre_moves - (candidates - 2)):
-                # Not the block that was moved last: that would only undo the move.
-                chains = [
-                    ((*chain, (source, empty)), source)
-                    for chain, empty in chains
-                    for source in others
-                    if source != empty and source != chain[-1][1]
-                ]
-            found += [(unmoved, (*c, (-1, empty)), order[0]) for c, empty in chains]
-    return tuple(found)
-
-
-def rearrange_block(candidates: int, pre_moves: int) -> Machine:
-    """RearrangeBlock: watch which block is never moved, then bring that one to the centre."""
-    histories = rearrange_sequences(candidates, pre_moves)
-    last = pre_moves + 1
-
-    def observe(state):
-        history, stage = state
-        if stage > last:
-            return ("gap" if stage == last + 1 else "go", None)
-        if stage == last:
-            return ("press", None)
-        # In view: the lamp's step, which patch is empty, which block is marked for moving.
-        return ("move", stage, *histories[history][1][stage])
-
-    def actions(seen):
-        if seen[0] == "go":
-            return tuple(range(candidates))
-        return ("hold",) if seen[0] == "gap" else ("do", "spoil")
-
-    def step(state, action):
-        history, stage = state
-        if stage == last + 2:
-            return {SUCCESS if action == histories[history][0] else FAILURE: Fraction(1)}
-        return {FAILURE if action == "spoil" else (history, stage + 1): Fraction(1)}
-
-    return Machine(
-        "rearrange_block",
-        _uniform([(h, 0) for h in range(len(histories))]),
-        observe,
-        actions,
-        step,
-        may_wait=lambda state: state[1] <= last,
-    )
-
-
-def with_visible_cue(machine: Machine, cue_of: Callable[[StateId], int]) -> Machine:
+def with_visible_cue(machine: Machine) -> Machine:
     """Returns the reactive twin: the same machine with the cue in sight all the time."""
     return dataclasses.replace(
         machine,
         name=f"{machine.name} with a visible cue",
-        observe=lambda state: (machine.observe(state), cue_of(state)),
+        observe=lambda state: (machine.observe(state), machine.cue_of(state)),
         actions=lambda seen: machine.actions(seen[0]),
-    )
-
-
-def machine_of(task: str, knobs: Mapping[str, Any]) -> Machine:
-    """Returns the abstract machine of a task at the given knobs.
-
-    Raises:
-      KeyError: For a task that has none.
-    """
-    if task in ("lift", "stack"):
-        return no_memory_needed(task)
-    k = int(knobs["K"])
-    if task == "remember_color":
-        machine = cue_then_choice(task, k, ("show",), held=True)
-    elif task == "put_block_back":
-        machine = cue_then_choice(task, k, ("carry", "press"), held=False)
-    elif task == "reopen_drawer":
-        machine = cue_then_choice(task, k, ("close", "press"), held=False)
-    elif task == "rearrange_block":
-        moves = int(knobs["pre_moves"])
-        machine, histories = rearrange_block(k, moves), rearrange_sequences(k, moves)
-        if knobs.get("visible_cue"):
-            return with_visible_cue(machine, lambda state: histories[state[0]][0])
-    else:
-        raise KeyError(f"no abstract machine for {task!r}")
-    return (
-        with_visible_cue(machine, lambda state: state[0]) if knobs.get("visible_cue") else machine
     )

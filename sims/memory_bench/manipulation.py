@@ -109,12 +109,6 @@ class ButtonTask(Task):
 
     cue_held: ClassVar[bool] = False
 
-    def __init__(self, knobs: Mapping[str, Any]) -> None:
-        super().__init__(knobs)
-        for name in ("cue_s", "execute_s"):
-            if not getattr(self.knobs, name) > 0:
-                raise ConfigError(f"knob {name}: expected > 0, got {getattr(self.knobs, name)}")
-
     @property
     def n_steps(self) -> int:
         """Number of steps before the press."""

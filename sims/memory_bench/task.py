@@ -6,7 +6,8 @@ the next phase puts what belongs there. So nothing of the cue survives but what 
 remembers. A *commit* latches the outcome. A task that needs no memory has the execute phase alone.
 
 To write a task, subclass :class:`Task` in one file of ``tasks/``: declare `info` and
-`instructions`, then override the hooks in the order they stand below. Episode variables that
+`instructions`, then override the hooks in the order they stand below; `machine` is what the
+ceiling is computed from. Episode variables that
 change while it runs live in ``self.vars`` (numbers and numpy arrays), so that they are saved;
 what follows from the seed alone lives in ``self.plan`` and is redrawn on restore.
 """
@@ -14,6 +15,7 @@ what follows from the seed alone lives in ``self.plan`` and is redrawn on restor
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,7 +26,9 @@ from embodied.core.errors import ConfigError
 from embodied.core.rng import derive
 from embodied.core.task import CUE, EXECUTE, FAILURE_KINDS, GAP, PHASES, TaskInfo
 from embodied.core.text import encode_instruction
+from sims.memory_bench.abstract import Machine
 from sims.memory_bench.action import CONTROL_HZ
+from sims.memory_bench.machines import with_visible_cue
 from sims.memory_bench.robot import HOME_QPOS_RAD
 
 if TYPE_CHECKING:
@@ -113,13 +117,20 @@ class Task:
 
     def __init__(self, knobs: Mapping[str, Any]) -> None:
         self.knobs = types.SimpleNamespace(**knobs)
-        if GAP in self.phases:
-            self._check_gap()
+        self._check_common()
         self.n_cues = self.info.cues(knobs)
         self.plan: dict[str, Any] = {}
         self.vars: dict[str, Any] = {}
 
-    def _check_gap(self) -> None:
+    def _check_common(self) -> None:
+        for name in ("cue_s", "execute_s") if CUE in self.phases else ("execute_s",):
+            if not getattr(self.knobs, name) > 0:
+                raise ConfigError(
+                    f"knob {name} of {self.info.name}: expected > 0, got "
+                    f"{getattr(self.knobs, name)}"
+                )
+        if GAP not in self.phases:
+            return
         if not 0 < self.knobs.gap_min_s <= self.knobs.gap_max_s:
             raise ConfigError(
                 f"knobs of {self.info.name}: expected 0 < gap_min_s <= gap_max_s, got "
@@ -127,6 +138,15 @@ class Task:
             )
         if not 0 <= self.knobs.busy <= 1:
             raise ConfigError(f"knob busy: expected 0 to 1, got {self.knobs.busy}")
+
+    @classmethod
+    def machine(cls, knobs: Mapping[str, Any]) -> Machine:
+        """Returns the task's abstract machine at `knobs`, for its ceiling.
+
+        The reactive twin's follows from it; see `machine_of`. Builders that several tasks share
+        are in :mod:`sims.memory_bench.machines`.
+        """
+        raise NotImplementedError(f"{cls.__name__} names no abstract machine")
 
     # -- hooks: what a task overrides -----------------------------------------------------
 
@@ -390,6 +410,18 @@ class Task:
             prefix = "hidden_var_" if name in self.hidden_vars else "task_var_"
             saved = np.array(state[prefix + name])
             self.vars[name] = saved if isinstance(value, np.ndarray) else saved.item()
+
+
+def task_class(info: TaskInfo) -> type[Task]:
+    """Imports the class that a row of the task table names."""
+    module, _, class_name = info.entry.partition(":")
+    return getattr(importlib.import_module(module), class_name)
+
+
+def machine_of(info: TaskInfo, knobs: Mapping[str, Any]) -> Machine:
+    """Returns a task's abstract machine at `knobs`, or its reactive twin's."""
+    machine = task_class(info).machine(knobs)
+    return with_visible_cue(machine) if knobs.get("visible_cue") else machine
 
 
 def balanced_cue(name: str, seed: int, n_cues: int, cue: int | None = None) -> int:

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from embodied.core.task import EXECUTE, TaskInfo
+from sims.memory_bench.abstract import Machine
 from sims.memory_bench.entities import Entity
-from sims.memory_bench.parts import PALETTE, TABLE_TOP_M, Part, cube
+from sims.memory_bench.machines import cue_then_choice
+from sims.memory_bench.parts import NEUTRAL_RGB, PALETTE, TABLE_TOP_M, Part, cube
 from sims.memory_bench.task import CLOSE, COMMON_KNOBS, Task, Waypoint
 
 SIDES = ("left", "right")
@@ -58,6 +60,11 @@ class RememberSide(Task):
         "where was the first cube? touch the one that is there now",
     )
 
+    @classmethod
+    def machine(cls, knobs: Mapping[str, Any]) -> Machine:
+        """What the ceiling is computed from: a side shown, then one choice of two."""
+        return cue_then_choice(cls.info.name, len(SIDES), ("show",), held=True)
+
     def parts(self) -> Sequence[Part]:
         """Two cubes; the cue shows one of them."""
         return [cube(side, HALF_M) for side in SIDES]
@@ -86,9 +93,11 @@ class RememberSide(Task):
             self._place(self.cue)
 
     def setup_execute(self) -> None:
-        """Both cubes; nothing here depends on the cue."""
+        """Both cubes; nothing here depends on the cue, but in the reactive twin."""
         for i in range(len(SIDES)):
             self._place(i)
+        if self.knobs.visible_cue:
+            self.scene.paint(SIDES[1 - self.cue], NEUTRAL_RGB)
 
     def execute_tick(self) -> None:
         """The first cube touched for longer than 0.2 s decides."""
@@ -105,8 +114,8 @@ class RememberSide(Task):
 
     def potential(self) -> float:
         """Nearness of the hand to the right cube, in the execute phase."""
-        if self.phase != EXECUTE:
-            return float(self.success)
+        if self.phase != EXECUTE or self.failure_kind:
+            return 0.0
         distance = float(np.linalg.norm(self.scene.eef_pos() - self.plan["pos"][self.cue]))
         return 1.0 if self.success else 0.9 * (1.0 - np.tanh(4.0 * distance))
 

@@ -11,6 +11,7 @@ import pytest
 from embodied.core.errors import ConfigError
 from sims.memory_bench import aliasing, certify
 from sims.memory_bench.catalog import TASKS
+from tests.examples import own_task
 
 NAMES = tuple(TASKS)
 LEVELS = [(task, level) for task in NAMES for level in TASKS[task].levels]
@@ -52,8 +53,7 @@ def test_stored_ceilings_equal_fresh_ones(task, level):
     stored = certify.load(task)["levels"][level]
     fresh = certify.ceiling(TASKS[task], TASKS[task].knobs(level))
     assert fresh == stored["ceiling"]
-    cues = 1 if task in NO_MEMORY else stored["knobs"]["K"]
-    assert fresh["exact"] and fresh["c_star"] == pytest.approx(1 / cues)
+    assert fresh["exact"] and fresh["c_star"] == pytest.approx(fresh["closed_form"])
     assert fresh["time_aware"]["low"] >= fresh["c_star"]
 
 
@@ -164,6 +164,16 @@ def test_wilson_interval():
     assert certify.wilson(0, 10)[0] == 0.0
     assert certify.wilson(10, 10)[1] == pytest.approx(1.0)
     assert certify.wilson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.sim
+@pytest.mark.render
+def test_a_task_of_another_package_is_certified_by_its_row():
+    effort = certify.Effort(
+        pair_seeds=1, expert_episodes=2, noisy_episodes=0, reactive_episodes=1, image_size=32
+    )
+    result = certify.certify_task(own_task.INFO, ["easy"], effort)
+    assert result["task"] == "remember_side" and result["levels"]["easy"]["holds"]
 
 
 def test_unknown_task_and_level():

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from embodied.core.errors import ConfigError
 from embodied.core.task import CUE, TaskInfo
+from sims.memory_bench import levels
+from sims.memory_bench.abstract import Machine
 from sims.memory_bench.entities import Entity
+from sims.memory_bench.machines import cue_then_choice
 from sims.memory_bench.manipulation import (
     BLOCK_HALF_M,
     BLOCK_RGB,
@@ -27,7 +29,7 @@ from sims.memory_bench.manipulation import (
     draw_ring,
 )
 from sims.memory_bench.parts import TABLE_TOP_M, Part, box, patch
-from sims.memory_bench.task import COMMON_KNOBS, Waypoint
+from sims.memory_bench.task import Waypoint
 
 MAX_K = 16
 RING_K = 4
@@ -39,33 +41,17 @@ _GRID_Y_M = (-0.315, -0.21, -0.105, 0.0, 0.105, 0.21, 0.315)
 _BUTTON_X_M, _BUTTON_Y_M, _GRID_JITTER_M = (-0.06, 0.045), -0.315, 0.005
 
 
-def _ceiling(knobs: Mapping[str, Any]) -> float:
-    return 1.0 if knobs["visible_cue"] else 1.0 / knobs["K"]
-
-
-def _horizon_s(knobs: Mapping[str, Any]) -> float:
-    return knobs["cue_s"] + knobs["gap_max_s"] + knobs["execute_s"]
-
-
-def _level(k: int, gap_min_s: float, gap_max_s: float, busy: float) -> dict[str, Any]:
-    gap = {"gap_min_s": gap_min_s, "gap_max_s": gap_max_s, "busy": busy}
-    return {**COMMON_KNOBS, "K": k, "tol_m": 0.05, "cue_s": 15.0, "execute_s": 8.0, **gap}
-
-
 INFO = TaskInfo(
     name="put_block_back",
     env_id="MemoryBench/PutBlockBack-v0",
     entry="sims.memory_bench.tasks.put_block_back:PutBlockBack",
     summary="carry a block to the centre, press the button, put it back on its patch of K",
-    levels={
-        "easy": _level(4, 2.0, 4.0, 0.0),
-        "medium": _level(8, 3.0, 8.0, 0.0),
-        "hard": _level(12, 5.0, 15.0, 0.5),
-        "extreme": _level(16, 10.0, 30.0, 1.0),
-    },
-    ceiling=_ceiling,
-    cues=lambda knobs: int(knobs["K"]),
-    horizon_s=_horizon_s,
+    levels=levels.four(
+        {"K": 4}, {"K": 8}, {"K": 12}, {"K": 16}, tol_m=0.05, cue_s=15.0, execute_s=8.0
+    ),
+    ceiling=levels.one_in_k,
+    cues=levels.k_cues,
+    horizon_s=levels.horizon_s,
 )
 
 
@@ -81,14 +67,18 @@ class PutBlockBack(BlockTask):
     )
 
     def __init__(self, knobs: Mapping[str, Any]) -> None:
-        if not 2 <= knobs["K"] <= MAX_K or knobs["K"] != int(knobs["K"]):
-            raise ConfigError(f"knob K of put_block_back: expected 2 to {MAX_K}, got {knobs['K']}")
+        levels.check_whole(self.info.name, knobs, "K", 2, MAX_K)
         super().__init__(knobs)
         self.k = int(knobs["K"])
         self._patches = [f"patch{i}" for i in range(self.k)]
 
     block_names = ("block",)
     n_steps = 1
+
+    @classmethod
+    def machine(cls, knobs: Mapping[str, Any]) -> Machine:
+        """Two steps in plain view, then one choice of K."""
+        return cue_then_choice(cls.info.name, int(knobs["K"]), ("carry", "press"), held=False)
 
     def parts(self) -> Sequence[Part]:
         """K patches, the centre's mark, one free block, button and distractors."""

@@ -9,15 +9,20 @@ empty patch, later the other one to the centre.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from embodied.core.errors import ConfigError
 from embodied.core.task import CUE, TaskInfo
+from sims.memory_bench import levels
+from sims.memory_bench.abstract import FAILURE, SUCCESS, Machine
 from sims.memory_bench.entities import Entity
-from sims.memory_bench.machines import rearrange_sequences
+from sims.memory_bench.machines import uniform
 from sims.memory_bench.manipulation import (
     BLOCK_HALF_M,
     BLOCK_RGB,
@@ -30,26 +35,14 @@ from sims.memory_bench.manipulation import (
     draw_ring,
 )
 from sims.memory_bench.parts import TABLE_TOP_M, Part, box, patch
-from sims.memory_bench.task import COMMON_KNOBS, LAMP_STEPS, Waypoint
+from sims.memory_bench.task import LAMP_STEPS, Waypoint
 
 _BLOCK_Z_M = TABLE_TOP_M + BLOCK_HALF_M[2]
 _CENTRE = -1  # the centre's index among places, as in rearrange_sequences
 
 
-def _ceiling(knobs: Mapping[str, Any]) -> float:
-    return 1.0 if knobs["visible_cue"] else 1.0 / knobs["K"]
-
-
-def _horizon_s(knobs: Mapping[str, Any]) -> float:
-    return knobs["cue_s"] + knobs["gap_max_s"] + knobs["execute_s"]
-
-
-def _level(
-    k: int, pre_moves: int, gap_min_s: float, gap_max_s: float, busy: float
-) -> dict[str, Any]:
-    gap = {"gap_min_s": gap_min_s, "gap_max_s": gap_max_s, "busy": busy}
-    own = {"K": k, "pre_moves": pre_moves, "tol_m": 0.05}
-    return {**COMMON_KNOBS, **own, "cue_s": 12.0 + 6.0 * pre_moves, "execute_s": 8.0, **gap}
+def _moves(k: int, pre_moves: int) -> dict[str, Any]:
+    return {"K": k, "pre_moves": pre_moves, "cue_s": 12.0 + 6.0 * pre_moves}
 
 
 INFO = TaskInfo(
@@ -57,16 +50,85 @@ INFO = TaskInfo(
     env_id="MemoryBench/RearrangeBlock-v0",
     entry="sims.memory_bench.tasks.rearrange_block:RearrangeBlock",
     summary="move marked blocks of K, press the button, then centre the one never moved",
-    levels={
-        "easy": _level(2, 0, 2.0, 4.0, 0.0),
-        "medium": _level(3, 1, 3.0, 8.0, 0.0),
-        "hard": _level(4, 2, 5.0, 15.0, 0.5),
-        "extreme": _level(4, 4, 10.0, 30.0, 1.0),
-    },
-    ceiling=_ceiling,
-    cues=lambda knobs: int(knobs["K"]),
-    horizon_s=_horizon_s,
+    levels=levels.four(
+        _moves(2, 0), _moves(3, 1), _moves(4, 2), _moves(4, 4), tol_m=0.05, execute_s=8.0
+    ),
+    ceiling=levels.one_in_k,
+    cues=levels.k_cues,
+    horizon_s=levels.horizon_s,
 )
+
+
+@functools.lru_cache(maxsize=32)
+def rearrange_sequences(candidates: int, pre_moves: int) -> tuple[tuple[int, tuple, int], ...]:
+    """All histories of RearrangeBlock: ``(unmoved, moves, empty at start)``.
+
+    One patch of K is empty, a block stands at the centre, one block on every other patch. Each
+    of `pre_moves` moves takes a marked block to the empty patch; the last move takes the
+    centre's block there. Exactly one block is never moved, so `pre_moves` >= K - 2: the first
+    K - 2 of them move each other block once, the rest move some of them again.
+
+    Returns:
+      One tuple a history; ``moves`` holds ``(from, to)`` patch indices, ``from`` is -1 for the
+      centre. Every unmoved patch occurs equally often.
+    """
+    if candidates < 2 or pre_moves < candidates - 2:
+        raise ValueError(
+            f"RearrangeBlock needs K >= 2 and pre_moves >= K - 2, got K={candidates}, "
+            f"pre_moves={pre_moves}"
+        )
+    found = []
+    for unmoved in range(candidates):
+        others = [i for i in range(candidates) if i != unmoved]
+        for order in itertools.permutations(others):
+            moves = [(order[i + 1], order[i]) for i in range(candidates - 2)]
+            chains = [(tuple(moves), order[-1])]
+            for _ in range(pre_moves - (candidates - 2)):
+                # Not the block that was moved last: that would only undo the move.
+                chains = [
+                    ((*chain, (source, empty)), source)
+                    for chain, empty in chains
+                    for source in others
+                    if source != empty and source != chain[-1][1]
+                ]
+            found += [(unmoved, (*c, (-1, empty)), order[0]) for c, empty in chains]
+    return tuple(found)
+
+
+def _machine(candidates: int, pre_moves: int) -> Machine:
+    """Watch which block is never moved, then bring that one to the centre."""
+    histories = rearrange_sequences(candidates, pre_moves)
+    last = pre_moves + 1
+
+    def observe(state):
+        history, stage = state
+        if stage > last:
+            return ("gap" if stage == last + 1 else "go", None)
+        if stage == last:
+            return ("press", None)
+        # In view: the lamp's step, which patch is empty, which block is marked for moving.
+        return ("move", stage, *histories[history][1][stage])
+
+    def actions(seen):
+        if seen[0] == "go":
+            return tuple(range(candidates))
+        return ("hold",) if seen[0] == "gap" else ("do", "spoil")
+
+    def step(state, action):
+        history, stage = state
+        if stage == last + 2:
+            return {SUCCESS if action == histories[history][0] else FAILURE: Fraction(1)}
+        return {FAILURE if action == "spoil" else (history, stage + 1): Fraction(1)}
+
+    return Machine(
+        INFO.name,
+        uniform([(h, 0) for h in range(len(histories))]),
+        observe,
+        actions,
+        step,
+        may_wait=lambda state: state[1] <= last,
+        cue_of=lambda state: histories[state[0]][0],
+    )
 
 
 class RearrangeBlock(BlockTask):
@@ -84,8 +146,7 @@ class RearrangeBlock(BlockTask):
 
     def __init__(self, knobs: Mapping[str, Any]) -> None:
         k, moves = knobs["K"], knobs["pre_moves"]
-        if not 2 <= k <= 4 or k != int(k):
-            raise ConfigError(f"knob K of rearrange_block: expected 2 to 4, got {k}")
+        levels.check_whole(self.info.name, knobs, "K", 2, 4)
         most = k - 2 if k < 4 else len(LAMP_STEPS) - 1
         if not k - 2 <= moves <= most or moves != int(moves):
             raise ConfigError(
@@ -96,6 +157,11 @@ class RearrangeBlock(BlockTask):
         self.k, self._pre_moves = int(k), int(moves)
         self._patches = [f"patch{i}" for i in range(self.k)]
         self._blocks = tuple(f"block{i}" for i in range(self.k))
+
+    @classmethod
+    def machine(cls, knobs: Mapping[str, Any]) -> Machine:
+        """The histories of all cues, the marks in view, and one choice of a block after go."""
+        return _machine(int(knobs["K"]), int(knobs["pre_moves"]))
 
     @property
     def block_names(self) -> tuple[str, ...]:

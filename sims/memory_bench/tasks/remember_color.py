@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from embodied.core.errors import ConfigError
 from embodied.core.task import EXECUTE, TaskInfo
+from sims.memory_bench import levels
+from sims.memory_bench.abstract import Machine
 from sims.memory_bench.entities import Entity
+from sims.memory_bench.machines import cue_then_choice
 from sims.memory_bench.parts import PALETTE, TABLE_TOP_M, Part, ball, cube
-from sims.memory_bench.task import CLOSE, COMMON_KNOBS, TICKS_PER_S, Task, Waypoint
+from sims.memory_bench.task import CLOSE, TICKS_PER_S, Task, Waypoint
 
 MAX_K = len(PALETTE)
 CUBE_HALF_M = 0.026
@@ -30,33 +32,15 @@ _COLOURS = np.array(list(PALETTE.values()))
 _DISTRACTORS = ("distractor0", "distractor1")
 
 
-def _ceiling(knobs: Mapping[str, Any]) -> float:
-    return 1.0 if knobs["visible_cue"] else 1.0 / knobs["K"]
-
-
-def _horizon_s(knobs: Mapping[str, Any]) -> float:
-    return knobs["cue_s"] + knobs["gap_max_s"] + knobs["execute_s"]
-
-
-def _level(k: int, gap_min_s: float, gap_max_s: float, busy: float) -> dict[str, Any]:
-    gap = {"gap_min_s": gap_min_s, "gap_max_s": gap_max_s, "busy": busy}
-    return {**COMMON_KNOBS, "K": k, "cue_s": 1.0, "execute_s": 6.0, **gap}
-
-
 INFO = TaskInfo(
     name="remember_color",
     env_id="MemoryBench/RememberColor-v0",
     entry="sims.memory_bench.tasks.remember_color:RememberColor",
     summary="see a coloured cube, then touch the one of that colour among K",
-    levels={
-        "easy": _level(3, 2.0, 4.0, 0.0),
-        "medium": _level(5, 3.0, 8.0, 0.0),
-        "hard": _level(9, 5.0, 15.0, 0.5),
-        "extreme": _level(12, 10.0, 30.0, 1.0),
-    },
-    ceiling=_ceiling,
-    cues=lambda knobs: int(knobs["K"]),
-    horizon_s=_horizon_s,
+    levels=levels.four({"K": 3}, {"K": 5}, {"K": 9}, {"K": 12}, cue_s=1.0, execute_s=6.0),
+    ceiling=levels.one_in_k,
+    cues=levels.k_cues,
+    horizon_s=levels.horizon_s,
 )
 
 
@@ -73,11 +57,15 @@ class RememberColor(Task):
     cue_held = True
 
     def __init__(self, knobs: Mapping[str, Any]) -> None:
-        if not 2 <= knobs["K"] <= MAX_K or knobs["K"] != int(knobs["K"]):
-            raise ConfigError(f"knob K of remember_color: expected 2 to {MAX_K}, got {knobs['K']}")
+        levels.check_whole(self.info.name, knobs, "K", 2, MAX_K)
         super().__init__(knobs)
         self.k = int(knobs["K"])
         self._names = [f"cube{i}" for i in range(self.k)]
+
+    @classmethod
+    def machine(cls, knobs: Mapping[str, Any]) -> Machine:
+        """A colour shown, then one choice of K."""
+        return cue_then_choice(cls.info.name, int(knobs["K"]), ("show",), held=True)
 
     def parts(self) -> Sequence[Part]:
         """K candidates, the cue cube and two distractors that fly about in a busy gap."""

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from embodied.core.errors import ConfigError
 from embodied.core.task import CUE, TaskInfo
-from sims.memory_bench import parts_drawers
+from sims.memory_bench import levels, parts_drawers
+from sims.memory_bench.abstract import Machine
 from sims.memory_bench.entities import Entity
+from sims.memory_bench.machines import cue_then_choice
 from sims.memory_bench.manipulation import (
     CARRY,
     LEAVE,
@@ -26,7 +27,7 @@ from sims.memory_bench.manipulation import (
     nearness,
 )
 from sims.memory_bench.parts import TABLE_TOP_M, Part
-from sims.memory_bench.task import CLOSE, COMMON_KNOBS, OPEN, Waypoint
+from sims.memory_bench.task import CLOSE, OPEN, Waypoint
 
 CABINET = "cabinet"
 SHUT_M, CHOSEN_M, OPEN_SHARE = 0.02, 0.04, 0.8
@@ -38,33 +39,15 @@ _BUTTON_X_M, _BUTTON_Y_M = (-0.02, 0.10), (-0.305, -0.285)
 _ABOVE_M, _LOST_M, _SHIFTED_M = 0.07, 0.045, 0.02
 
 
-def _ceiling(knobs: Mapping[str, Any]) -> float:
-    return 1.0 if knobs["visible_cue"] else 1.0 / knobs["K"]
-
-
-def _horizon_s(knobs: Mapping[str, Any]) -> float:
-    return knobs["cue_s"] + knobs["gap_max_s"] + knobs["execute_s"]
-
-
-def _level(k: int, gap_min_s: float, gap_max_s: float, busy: float) -> dict[str, Any]:
-    gap = {"gap_min_s": gap_min_s, "gap_max_s": gap_max_s, "busy": busy}
-    return {**COMMON_KNOBS, "K": k, "cue_s": 15.0, "execute_s": 8.0, **gap}
-
-
 INFO = TaskInfo(
     name="reopen_drawer",
     env_id="MemoryBench/ReopenDrawer-v0",
     entry="sims.memory_bench.tasks.reopen_drawer:ReopenDrawer",
     summary="close the open drawer of K, press the button, open the same drawer again",
-    levels={
-        "easy": _level(3, 2.0, 4.0, 0.0),
-        "medium": _level(4, 3.0, 8.0, 0.0),
-        "hard": _level(5, 5.0, 15.0, 0.5),
-        "extreme": _level(6, 10.0, 30.0, 1.0),
-    },
-    ceiling=_ceiling,
-    cues=lambda knobs: int(knobs["K"]),
-    horizon_s=_horizon_s,
+    levels=levels.four({"K": 3}, {"K": 4}, {"K": 5}, {"K": 6}, cue_s=15.0, execute_s=8.0),
+    ceiling=levels.one_in_k,
+    cues=levels.k_cues,
+    horizon_s=levels.horizon_s,
 )
 
 
@@ -81,12 +64,16 @@ class ReopenDrawer(ButtonTask):
     n_steps = 1
 
     def __init__(self, knobs: Mapping[str, Any]) -> None:
-        if not 2 <= knobs["K"] <= 6 or knobs["K"] != int(knobs["K"]):
-            raise ConfigError(f"knob K of reopen_drawer: expected 2 to 6, got {knobs['K']}")
+        levels.check_whole(self.info.name, knobs, "K", 2, 6)
         super().__init__(knobs)
         self.k = int(knobs["K"])
         self._joints = [parts_drawers.joint_name(CABINET, i) for i in range(self.k)]
         self._handles = [parts_drawers.handle_pos_m(self.k, i) for i in range(self.k)]
+
+    @classmethod
+    def machine(cls, knobs: Mapping[str, Any]) -> Machine:
+        """Two steps in plain view, then one choice of K."""
+        return cue_then_choice(cls.info.name, int(knobs["K"]), ("close", "press"), held=False)
 
     def parts(self) -> Sequence[Part]:
         """The cabinet, button and distractors."""
