@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,39 @@ def test_table_and_picture(study: Any, script: Any, tmp_path: Path) -> None:  # 
     assert picture.count("<circle") == 3 and "another &lt;way&gt;" in picture
 
 
+def test_facts_of_a_run(study: Any, script: Any, tmp_path: Path) -> None:  # noqa: F811
+    facts = script("studies.facts")
+    run, key = tmp_path / "run", "success/recall/ballet_lite-2_delay2_dances4"
+    (run / "checkpoints" / "00000003").mkdir(parents=True)
+    write_json(
+        run / "checkpoints" / "00000003" / "policy.json", {"train": {"stage_starts": [0, 2]}}
+    )
+    rows = [
+        {"frames": 100, "stage": 0, key: 0.55},
+        {"frames": 200, "stage": 0, key: 0.61},
+        {"frames": 300, "stage": 1, key: 0.9},
+    ]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = {
+        "policy": {"parameters": 1234},
+        "rows": [{"state_bytes": 520}, {"state_bytes": 9}],
+    }
+    write_json(run / "evaluation" / "results.json", found)
+    values = {n: f.of(run, run / "evaluation") for n, f in facts.FACTS.items()}
+    assert values == {
+        "parameters": 1234,
+        "state bytes": 520,
+        "frames at chance": 200,
+        "frames to the last stage": 300,
+    }
+    (run / "metrics.jsonl").write_text(json.dumps(rows[0]))
+    assert facts.FACTS["frames at chance"].of(run, run / "evaluation") is None
+    assert facts.FACTS["frames to the last stage"].of(run, run / "evaluation") is None
+    assert facts.text("frames at chance", (200_000, None)) == "0.20 M, never"
+    assert facts.text("parameters", (1234, 1234)) == "1,234"
+    assert facts.text("parameters", ()) == "–"
+
+
 def test_curves(study: Any, script: Any) -> None:  # noqa: F811
     table, v = script("studies.table"), study.Variant
     lines = [
@@ -128,8 +162,9 @@ def test_every_option_of_the_studies_composes(script: Any) -> None:  # noqa: F81
     for question in questions:
         assert len({v.name for v in question.variants}) == len(question.variants)
     for question, variant in ((q, v) for q in questions for v in q.variants):
-        command = base.load("train")
-        options = base.parse(command, [*question.train, *variant.train], "train")
-        check_names(options)
+        if not variant.like:
+            command = base.load("train")
+            options = base.parse(command, [*question.train, *variant.train], "train")
+            check_names(options)
         command = base.load("evaluate")
         base.parse(command, ["runs/x", *question.evaluate, *variant.evaluate], "evaluate")

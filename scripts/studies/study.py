@@ -18,6 +18,7 @@ from embodied.data.segments import SegmentConfig, SegmentDataset
 from embodied.evaluate.probe import probe_cue
 from embodied.evaluate.stats import wilson
 from embodied.train.checkpoint import checkpoints, load
+from studies.facts import FACTS
 
 EVALUATION, PROBES, PROBE_BATCH = "evaluation", "probe.json", 20
 
@@ -59,6 +60,7 @@ class Study:
       axis: What `Variant.at` means, where the study has curves.
       probe: Datasets of demonstrations that no run learns from; the cue is looked for in what
         the policies keep and act on (`embodied.evaluate.probe`).
+      facts: Names of `studies.facts.FACTS` that stand beside success, by training seed.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Study:
     variants: tuple[Variant, ...]
     probe: tuple[str, ...] = ()
     axis: str = ""
+    facts: tuple[str, ...] = ()
 
     def chosen(self, names: Sequence[str]) -> list[Variant]:
         """Returns the variants of these names, or all."""
@@ -183,7 +186,8 @@ class Line:
       successes, n: Over all tasks and seeds.
       by_seed: Success of each training seed.
       followed: Share of swapped memories that were followed; None where none was swapped.
-      extra: Further named numbers.
+      extra: Further named shares.
+      facts: Further named numbers, one a training seed.
     """
 
     variant: Variant
@@ -192,6 +196,7 @@ class Line:
     by_seed: tuple[float, ...]
     followed: float | None
     extra: dict[str, float]
+    facts: dict[str, tuple[float | None, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -221,6 +226,7 @@ def read(done: Sequence[Job]) -> list[Line]:
                 tuple(w / n for w, n in zip(wins, counts, strict=True)),
                 followed,
                 _mean([read_json(job.probes) for job in own if job.probes.exists()]),
+                {f: tuple(FACTS[f].of(j.run, j.results) for j in own) for f in own[0].study.facts},
             )
         )
     return lines

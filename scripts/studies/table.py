@@ -9,6 +9,7 @@ from pathlib import Path
 
 from embodied.core.files import write_atomic, write_json
 from embodied.evaluate.report import interval, percent
+from studies import facts
 from studies.study import Line, Study
 
 COLORS = ("#3b76c4", "#d1622b", "#3f9142", "#8a56ac", "#8c6d31", "#c23b75")
@@ -29,7 +30,9 @@ def write(directory: Path, study: Study, lines: Sequence[Line]) -> Path:
 def markdown(study: Study, lines: Sequence[Line]) -> str:
     """Returns the table, the commands below it."""
     extras = list(dict.fromkeys(name for line in lines for name in line.extra))
-    header = ["variant", "choice", "success", "95 % interval", "seeds", "swap followed", *extras]
+    header = ["variant", "choice", "success", "95 % interval", "seeds"]
+    swaps = any(line.followed is not None for line in lines)
+    header += [*(["swap followed"] if swaps else []), *extras, *study.facts]
     rows = [
         [
             f"`{line.variant.name}`",
@@ -37,8 +40,9 @@ def markdown(study: Study, lines: Sequence[Line]) -> str:
             percent(line.successes / line.n),
             interval(*line.interval),
             ", ".join(percent(value) for value in line.by_seed),
-            percent(line.followed),
+            *([percent(line.followed)] if swaps else []),
             *(percent(line.extra.get(name)) for name in extras),
+            *(facts.text(name, line.facts.get(name, ())) for name in study.facts),
         ]
         for line in lines
     ]
@@ -165,4 +169,5 @@ def _plain(line: Line) -> dict[str, object]:
         "by_seed": line.by_seed,
         "swap_followed": line.followed,
         **line.extra,
+        **line.facts,
     }

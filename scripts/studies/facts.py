@@ -1,0 +1,92 @@
+"""Numbers of a run that stand beside its success in the table of a study."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from embodied import registry
+from embodied.core.files import read_json
+from embodied.train.checkpoint import checkpoints
+
+ABOVE_CHANCE = 0.1
+"""Running success above what a policy without memory can reach that counts as leaving it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """A number of one training seed.
+
+    Attributes:
+      of: Run and evaluation directory -> the number, or None where it never came to be.
+      text: How the number is written.
+    """
+
+    of: Callable[[Path, Path], float | None]
+    text: Callable[[float], str]
+
+
+def _parameters(run: Path, results: Path) -> float:
+    return float(read_json(results / "results.json")["policy"]["parameters"])
+
+
+def _state_bytes(run: Path, results: Path) -> float:
+    return float(max(row["state_bytes"] for row in read_json(results / "results.json")["rows"]))
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if "frames" in row]
+
+
+def _frames_at_chance(run: Path, results: Path) -> float | None:
+    """Frames after which the running success of any level was first clearly above its ceiling."""
+    ceilings: dict[str, float] = {}
+    for row in _metrics(run):
+        for key, success in row.items():
+            if not key.startswith("success/"):
+                continue
+            if key not in ceilings:
+                task, _, level = key.removeprefix("success/").rpartition("-")
+                info = registry.task_info(task)
+                ceilings[key] = info.ceiling(info.knobs(level))
+            if success >= ceilings[key] + ABOVE_CHANCE:
+                return float(row["frames"])
+    return None
+
+
+def _frames_to_last_stage(run: Path, results: Path) -> float | None:
+    """Frames after which the last stage of the curriculum began."""
+    starts = read_json(checkpoints(run)[-1] / "policy.json")["train"]["stage_starts"]
+    last = max(row["stage"] for row in _metrics(run))
+    if len(starts) <= 1 or last < len(starts) - 1:
+        return None
+    return float(next(row["frames"] for row in _metrics(run) if row["stage"] == last))
+
+
+def _millions(frames: float) -> str:
+    return f"{frames / 1e6:.2f} M"
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+FACTS = {
+    "parameters": Fact(_parameters, _count),
+    "state bytes": Fact(_state_bytes, _count),
+    "frames at chance": Fact(_frames_at_chance, _millions),
+    "frames to the last stage": Fact(_frames_to_last_stage, _millions),
+}
+"""Name -> how it is found and written."""
+
+
+def text(name: str, by_seed: Sequence[float | None]) -> str:
+    """Returns the values of a fact, once where all seeds agree; "never" where there is none."""
+    if name not in FACTS or not by_seed:
+        return "–"
+    values = by_seed[:1] if len(set(by_seed)) == 1 else by_seed
+    return ", ".join("never" if v is None else FACTS[name].text(v) for v in values)
