@@ -10,10 +10,10 @@ from pathlib import Path
 
 from embodied.commands.base import Command
 from embodied.core.errors import ConfigError
+from embodied.core.files import sha256
 from embodied.serve.bundle import MANIFEST, read_bundle
+from embodied.serve.client import TOKEN_VARIABLE
 from embodied.serve.server import LOOPBACK, Server, ServerConfig, metadata_of
-
-TOKEN_VARIABLE = "EMBODIED_TOKEN"
 
 
 @dataclasses.dataclass
@@ -50,6 +50,8 @@ def run(options: Options) -> None:
 
     def ready(port: int) -> None:
         print(f"serving {options.source} at ws://{config.host}:{port}", flush=True)
+        if config.keep:
+            print(f"keeping sessions in {config.keep}; {len(server.sessions)} go on", flush=True)
         print("health  /healthz, metrics /metrics; stop with Ctrl-C", flush=True)
 
     with contextlib.suppress(KeyboardInterrupt):
@@ -62,21 +64,28 @@ def _server(options: Options, config: ServerConfig) -> Server:
         from embodied.serve.runtime import Runtime
 
         bundle = read_bundle(path)
+        parameters = int(bundle.manifest.get("parameters", 0))
         return Server(
             lambda batch: Runtime(bundle, batch, options.threads),
-            metadata_of(path, bundle.checkpoint),
+            metadata_of(path, bundle.checkpoint, sha256(path / MANIFEST), parameters),
             config,
             sizes=[1, *bundle.graphs],
         )
     import torch
 
     from embodied.export.live import LiveEngine
-    from embodied.train.checkpoint import load
+    from embodied.train.checkpoint import MODEL_FILE, load
 
     torch.set_num_threads(options.threads)
     loaded = load(options.source, options.device)
     live = LiveEngine(loaded)
-    return Server(lambda batch: live, metadata_of(path, dataclasses.asdict(loaded.meta)), config)
+    told = metadata_of(
+        path,
+        dataclasses.asdict(loaded.meta),
+        sha256(loaded.path / MODEL_FILE),
+        loaded.policy.parameter_count(),
+    )
+    return Server(lambda batch: live, told, config)
 
 
 COMMAND = Command(
@@ -85,6 +94,7 @@ COMMAND = Command(
     positional=("source",),
     examples=(
         "serve bundles/memory_vla-remember_color-k3-rgb",
+        "serve bundles/memory_vla-remember_color-k3-rgb keep=sessions sessions.idle_reset_s=60",
         "serve runs/remember_color-easy-rgb-perceptual_cognitive-s0 port=8001 sessions.clock=calls",
     ),
 )

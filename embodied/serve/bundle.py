@@ -9,6 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,6 +28,12 @@ OBS, STATE, NEXT, WORK = "obs.", "state.", "next.", "work."
 """Beginnings of the names of a graph's inputs and outputs: observation keys, memory before and
 after a tick, and what observing hands to acting."""
 TIME, RESET, CARRIED, STEP, CARRY, CHUNK = "time_s", "reset", "carried", "step", "carry", "chunk"
+
+_UNREADABLE = (
+    OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+"""What numpy and zipfile raise for a file that is damaged or of another kind."""
 
 _REQUIRED = ("schema_version", "spec", "graphs", "files", "act_steps", "executor", "checkpoint")
 
@@ -206,8 +215,12 @@ def _check_graphs(bundle: Bundle) -> None:
                 )
 
 
-def read_arrays(file: Path) -> dict[str, np.ndarray]:
+def read_arrays(file: Path, advice: str = "export again") -> dict[str, np.ndarray]:
     """Reads an ``.npz`` of plain arrays.
+
+    Args:
+      file: Its path.
+      advice: What to do about a file that can't be read, for the message.
 
     Raises:
       CheckpointError: For anything else, object arrays among them.
@@ -215,5 +228,5 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise CheckpointError(f"{file} holds no plain arrays: {error}; export again") from error
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{file} holds no plain arrays: {error}; {advice}") from error

@@ -15,6 +15,13 @@ from embodied.core.errors import EmbodiedError, MissingExtra, SimulatorError
 from embodied.serve.codec import pack, unpack
 
 MAX_BYTES = 256 * 2**20
+TOKEN_VARIABLE = "EMBODIED_TOKEN"
+"""The environment variable that holds a server's token, on both sides."""
+
+
+def is_uri(source: str) -> bool:
+    """Whether a source is the address of a server."""
+    return source.startswith(("ws://", "wss://"))
 
 
 class ServerError(EmbodiedError):
@@ -71,24 +78,19 @@ class Client:
 
         Args:
           observation: Key -> array or number, without a batch axis.
-          **own: ``reset``, ``time_s``, ``observe_only``, ``seed``, ``prompt``.
+          **own: ``reset``, ``time_s``, ``observe_only``, ``seed``, ``prompt``, ``keep``,
+            ``sequence``.
 
         Returns:
-          ``actions`` float32 [K, A], unless only observed; ``tick``, ``time_s`` and timings.
+          ``actions`` float32 [K, A], unless only observed; ``tick``, ``time_s``, ``sequence``
+          and timings.
 
         Raises:
           ServerError: What the server says is wrong with the message.
           SimulatorError: If the connection is lost or no answer comes.
         """
-        message = {**observation, **own}
-        if self._session:
-            message["session"] = self._session
-        self._send(pack(message))
-        answer = self._receive()
-        if isinstance(answer, str):
-            raise ServerError(f"{self.uri}: {answer}")
-        found: dict[str, Any] = unpack(answer, MAX_BYTES)
-        return found
+        self.send({**observation, **own})
+        return self.receive()
 
     def observe(self, observation: Mapping[str, Any], **own: Any) -> dict[str, Any]:
         """Lets memory see an observation; nothing is asked for."""
@@ -109,13 +111,28 @@ class Client:
     ) -> None:
         self.close()
 
-    def _send(self, data: bytes) -> None:
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Sends a message and does not wait; `receive` returns its answer.
+
+        Raises:
+          SimulatorError: If the connection is lost.
+        """
         from websockets.exceptions import ConnectionClosed
 
+        if self._session:
+            message = {**message, "session": self._session}
         try:
-            self._socket.send(data)
+            self._socket.send(pack(message))
         except ConnectionClosed as error:
             raise SimulatorError(f"the connection to {self.uri} is closed: {error}") from error
+
+    def receive(self) -> dict[str, Any]:
+        """Returns the next answer; see `infer`."""
+        answer = self._receive()
+        if isinstance(answer, str):
+            raise ServerError(f"{self.uri}: {answer}")
+        found: dict[str, Any] = unpack(answer, MAX_BYTES)
+        return found
 
     def _receive(self) -> Any:
         from websockets.exceptions import ConnectionClosed

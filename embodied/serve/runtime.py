@@ -172,7 +172,7 @@ class Runtime:
         Raises:
           CheckpointError: If the file is of another bundle or batch, or broken.
         """
-        stored = read_arrays(Path(file))
+        stored = read_arrays(Path(file), "start a new episode")
         mark = bytes(stored.pop("__bundle__", np.zeros(0, np.uint8))).decode(errors="replace")
         if mark != sha256(self.bundle.path / MANIFEST):
             raise CheckpointError(f"{file} holds the memory of another bundle; start a new episode")

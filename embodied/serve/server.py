@@ -2,9 +2,12 @@
 
 An unmodified openpi client works: it reads the metadata, sends observation maps and gets action
 chunks. Beyond that a message may hold ``reset``, ``time_s``, ``session``, ``observe_only``,
-``seed`` and ``prompt``. Messages of several sessions that wait at the same time are answered in
-one call. A message that can't be understood is answered by a text frame that says why; its
-session, and all others, stay as they were.
+``seed``, ``prompt``, ``keep`` and ``sequence``. Messages of several sessions that wait at the same
+time are answered in one call. A message that can't be understood is answered by a text frame that
+says why; its session, and all others, stay as they were.
+
+A session that is kept is on disk before its answer is sent, so a killed server loses nothing that
+was answered. Only that session waits for the disk.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +30,13 @@ import numpy as np
 
 from embodied.core.errors import ConfigError, EmbodiedError, MissingExtra
 from embodied.serve.codec import pack, unpack
+from embodied.serve.keeping import Keeper, Snapshot
 from embodied.serve.sessions import Engine, Request, SessionConfig, Sessions, work
 
 LOOPBACK = "127.0.0.1"
 CLOSED_BY_ERROR = 1011
+WRITERS = 4
+"""Threads that write sessions; they mostly wait for the disk."""
 
 
 @dataclasses.dataclass
@@ -42,6 +49,7 @@ class ServerConfig:
       token: Asked of each client as ``Authorization: Api-Key TOKEN``; empty for none.
       max_bytes: Largest message.
       batch: Most messages answered in one call.
+      keep: Directory for sessions that ask to outlive the server; empty keeps none.
       sessions: When sessions begin and end.
     """
 
@@ -50,6 +58,7 @@ class ServerConfig:
     token: str = ""
     max_bytes: int = 32 * 2**20
     batch: int = 16
+    keep: str = ""
     sessions: SessionConfig = dataclasses.field(default_factory=SessionConfig)
 
     def __post_init__(self) -> None:
@@ -91,7 +100,7 @@ class Server:
 
     Args:
       engine: Batch size -> what computes for so many rows.
-      metadata: Told to each client at once.
+      metadata: Told to each client at once; its ``sha256`` says which policy kept sessions are of.
       config: Where and for whom.
       sizes: Batch sizes that are worth a call, 1 among them; None for any.
     """
@@ -108,17 +117,26 @@ class Server:
         self._sizes = None if sizes is None else sorted(sizes, reverse=True)
         single = self._engines[1]
         self.spec = single.spec
-        self.sessions = Sessions(self.spec, lambda: single.initial(1), self.config.sessions)
+        self._keeper = None
+        if self.config.keep:
+            policy = str(metadata.get("sha256", ""))
+            self._keeper = Keeper(self.config.keep, policy, single.initial(1))
+        self.sessions = Sessions(
+            self.spec, lambda: single.initial(1), self.config.sessions, keeper=self._keeper
+        )
         self.metrics = Metrics()
         self.metadata = {
             **metadata,
             "clock": self.config.sessions.clock,
+            "keeps_sessions": self._keeper is not None,
             "control_hz": self.spec.control_hz,
             "observe_period_s": self.spec.observe_period_s,
             "observe_on": self.spec.observe_on,
             "action_horizon": self.spec.action.horizon,
+            "spec": self.spec.to_json(),
         }
         self._queue: asyncio.Queue[tuple[Request, asyncio.Future[Any]]] = asyncio.Queue()
+        self._writers = ThreadPoolExecutor(WRITERS, "keep")
         self.port = 0
 
     async def run(self, ready: Callable[[int], None] = lambda port: None) -> None:
@@ -152,6 +170,9 @@ class Server:
                     await server.serve_forever()
                 finally:
                     worker.cancel()
+                    self._writers.shutdown()
+                    if self._keeper is not None:
+                        self._keeper.close()
         except OSError as error:
             raise ConfigError(
                 f"can't listen at {config.host}:{config.port}: {error.strerror or error}; choose "
@@ -215,22 +236,30 @@ class Server:
             raise ConfigError("messages are binary msgpack maps, and text came")
         request = self.sessions.read(unpack(data, self.config.max_bytes), connection)
         began = time.monotonic()
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        try:
-            await self._queue.put((request, future))
-            chunk = await asyncio.shield(future)
-        finally:
-            if future.done():
-                request.session.busy = False
-            else:  # the client has gone; the worker still writes into the session
-                future.add_done_callback(lambda _: setattr(request.session, "busy", False))
+        past = request.before
+        if not request.again:
+            past = await asyncio.shield(asyncio.ensure_future(self._take(request)))
         answer: dict[str, Any] = {
-            "tick": request.session.tick,
+            "tick": past.tick,
             "time_s": request.time_s,
             "reset": request.reset,
+            "sequence": past.sequence,
             "policy_timing": {"infer_ms": 1e3 * (time.monotonic() - began)},
         }
-        return answer if chunk is None else {"actions": chunk, **answer}
+        return answer if past.answer is None else {"actions": past.answer, **answer}
+
+    async def _take(self, request: Request) -> Snapshot:
+        """Computes and keeps a message, to its end even if its client has gone meanwhile."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        try:
+            await self._queue.put((request, done))
+            await done
+            if self._keeper is not None:
+                await loop.run_in_executor(self._writers, self.sessions.keep, request)
+            return request.session.past
+        finally:
+            request.session.busy = False
 
     # -- computing ----------------------------------------------------------------------------
 
@@ -242,36 +271,54 @@ class Server:
             while len(waiting) < self.config.batch and not self._queue.empty():
                 waiting.append(self._queue.get_nowait())
             requests = [request for request, _ in waiting]
-            try:
-                chunks = await loop.run_in_executor(None, self._compute, requests)
-            except Exception as error:
-                for _, future in waiting:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
+            errors = await loop.run_in_executor(None, self._compute, requests)
             self.metrics.calls += 1
-            for (_, future), chunk in zip(waiting, chunks, strict=True):
-                if not future.done():
-                    future.set_result(chunk)
+            for (_, future), error in zip(waiting, errors, strict=True):
+                if error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(error)
 
-    def _compute(self, requests: list[Request]) -> list[np.ndarray | None]:
-        chunks: list[np.ndarray | None] = []
-        while len(chunks) < len(requests):
-            left = requests[len(chunks) :]
+    def _compute(self, requests: list[Request]) -> list[Exception | None]:
+        """Answers requests; returns what went wrong with each."""
+        errors: list[Exception | None] = []
+        while len(errors) < len(requests):
+            left = requests[len(errors) :]
             count = len(left)
             if self._sizes is not None:
                 count = next(size for size in self._sizes if size <= count)
+            errors += self._attempt(left[:count])
+        return errors
+
+    def _attempt(self, requests: list[Request]) -> list[Exception | None]:
+        count = len(requests)
+        try:
             if count not in self._engines:
                 self._engines[count] = self._engine_of(count)
-            chunks += work(self._engines[count], left[:count])
-        return chunks
+            work(self._engines[count], requests)
+        except Exception as error:
+            # What one message breaks, others don't pay for: no session has moved on yet.
+            return [error] if count == 1 else [self._attempt([r])[0] for r in requests]
+        return [None] * count
 
 
-def metadata_of(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a client is told about the policy."""
+def metadata_of(
+    path: Path, checkpoint: dict[str, Any], sha256: str, parameters: int
+) -> dict[str, Any]:
+    """Returns what a client is told about the policy.
+
+    Args:
+      path: Bundle or checkpoint.
+      checkpoint: Fields of `embodied.train.checkpoint.PolicyMeta`.
+      sha256: Hash of the file that fixes what the policy does.
+      parameters: Its number of weights.
+    """
+    told = ("policy", "config", "tasks", "level", "levels", "env", "package_version")
+    train = {key: checkpoint["train"].get(key) for key in ("seed", "data_seeds", "steps")}
     return {
-        "policy": checkpoint["policy"],
-        "tasks": list(checkpoint["tasks"]),
-        "level": checkpoint["level"],
+        **{key: checkpoint[key] for key in told},
+        "train": train,
         "source": path.name,
+        "sha256": sha256,
+        "parameters": parameters,
     }

@@ -5,6 +5,7 @@ Shape letters: K actions in a chunk, A action size.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +13,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from embodied.core.errors import ConfigError, SpecMismatch, unknown_name
+from embodied.core.errors import ConfigError, DataError, SpecMismatch, unknown_name
 from embodied.core.rng import draw_noise
 from embodied.core.specs import PolicySpec
 from embodied.core.text import INSTRUCTION, encode_instruction
 from embodied.serve.codec import MessageError
+from embodied.serve.keeping import Keeper, Snapshot
 
 WALL, CALLS = "wall", "calls"
 CLOCKS = (WALL, CALLS)
 
-OWN_KEYS = ("reset", "time_s", "session", "observe_only", "seed", "prompt")
+OWN_KEYS = (
+    "reset", "time_s", "session", "observe_only", "seed", "prompt", "keep", "sequence",
+)  # fmt: skip
 """Keys of a message that are no observations."""
 
 Arrays = dict[str, np.ndarray]
@@ -75,25 +79,15 @@ class Session:
     """One client's memory.
 
     Attributes:
-      state: State name -> [1, ...].
-      fresh: The next tick begins an episode.
-      tick: Ticks of the episode so far.
-      began_s: When the episode began, on the server's clock.
-      used_s: When the session was last used.
-      time_s: Time of the last tick, in seconds of the episode.
-      seed: Of the noise.
-      prompt: The last instruction that came as text.
+      name: What messages call it.
+      past: How far it is.
+      used_s: When it was last used, on the server's clock.
       busy: A message of it is being answered.
     """
 
-    state: Arrays
-    fresh: bool = True
-    tick: int = 0
-    began_s: float = 0.0
-    used_s: float = 0.0
-    time_s: float = 0.0
-    seed: int = 0
-    prompt: str = ""
+    name: str
+    past: Snapshot
+    used_s: float
     busy: bool = False
 
 
@@ -103,17 +97,23 @@ class Request:
 
     Attributes:
       session: Whose.
+      before: The session as it was.
+      begin: As it was, with what the message changes.
       obs: Observation key -> [1, ...].
       time_s: Seconds of the episode.
       reset: The tick begins an episode.
       acts: An answer is asked for.
+      again: The message was answered before; the session's last answer is the answer.
     """
 
     session: Session
+    before: Snapshot
+    begin: Snapshot
     obs: Arrays
     time_s: float
     reset: bool
     acts: bool
+    again: bool = False
 
 
 class Sessions:
@@ -124,6 +124,7 @@ class Sessions:
       initial: Returns empty memory of one row.
       config: When sessions begin and end.
       now: The clock, in seconds.
+      keeper: Where sessions that ask for it outlive the server; None for nowhere.
     """
 
     def __init__(
@@ -132,42 +133,35 @@ class Sessions:
         initial: Callable[[], Arrays],
         config: SessionConfig | None = None,
         now: Callable[[], float] = time.monotonic,
+        keeper: Keeper | None = None,
     ) -> None:
         self.spec, self.config = spec, config or SessionConfig()
-        self._initial, self._now = initial, now
+        self._initial, self._now, self._keeper = initial, now, keeper
         self._named: dict[str, Session] = {}
+        for name, (past, used_s) in (keeper.load() if keeper else {}).items():
+            self._named[name] = Session(name, past, used_s)
+        self.forget()
 
     def __len__(self) -> int:
         return len(self._named)
 
     def state_bytes(self) -> int:
         """Returns the bytes of all memories."""
-        return sum(a.nbytes for s in self._named.values() for a in s.state.values())
-
-    def open(self, name: str) -> Session:
-        """Returns the session of a name, a new one where there is none.
-
-        Raises:
-          MessageError: If there are too many.
-        """
-        self.forget()
-        if name not in self._named:
-            if len(self._named) >= self.config.most:
-                raise MessageError(
-                    f"{self.config.most} sessions are open, and no more are served; close one"
-                )
-            self._named[name] = Session(self._initial(), used_s=self._now())
-        return self._named[name]
+        return sum(a.nbytes for s in self._named.values() for a in s.past.state.values())
 
     def close(self, name: str) -> None:
         """Drops a session, if it is there."""
-        self._named.pop(name, None)
+        session = self._named.pop(name, None)
+        if session is not None and session.past.kept and self._keeper is not None:
+            self._keeper.remove(name)
 
     def forget(self) -> None:
-        """Drops sessions that were silent for too long."""
+        """Drops sessions that were silent for too long, and their files."""
         for name, session in list(self._named.items()):
             if not session.busy and self._now() - session.used_s > self.config.forget_s:
-                self.close(name)
+                # A file that can't be deleted now is too old at the next start as well.
+                with contextlib.suppress(DataError):
+                    self.close(name)
 
     def read(self, message: Any, connection: str) -> Request:
         """Understands a message.
@@ -185,31 +179,91 @@ class Sessions:
         if not isinstance(name, str) or not 0 < len(name) <= 200:
             raise MessageError("session: expected a text of 1 to 200 characters")
         obs = self._observation(message)
-        given, seed = _number(message, "time_s"), _number(message, "seed")
-        reset, only = (_flag(message, key) for key in ("reset", "observe_only"))
-        session = self.open(name)
+        given, seed, sequence = (_number(message, k) for k in ("time_s", "seed", "sequence"))
+        reset, only = (bool(_flag(message, key)) for key in ("reset", "observe_only"))
+        keep = self._keep(message)
+        self.forget()
+        session, now = self._find(name, reset), self._now()
+        past = session.past
+        if sequence is not None and sequence == past.sequence - 1:
+            return Request(session, past, past, obs, past.time_s, past.tick == 1, not only, True)
+        if sequence is not None and sequence != past.sequence:
+            raise MessageError(
+                f"session {name[:40]!r} has answered {past.sequence} messages, so that "
+                f"{past.sequence} is the sequence number of its next, got {sequence:g}; begin a "
+                "new episode with reset=true, without a sequence number"
+            )
+        reset = reset or past.fresh or (given is not None and given < past.time_s)
+        idle = self.config.idle_reset_s
+        reset = reset or (idle > 0 and now - session.used_s > idle and past.tick > 0)
+        prompt = message.get("prompt", "")
+        if prompt and past.prompt not in ("", prompt) and self.config.reset_on_prompt:
+            reset = True
+        begin = dataclasses.replace(
+            past,
+            tick=0 if reset else past.tick,
+            began_s=now if reset else past.began_s,
+            seed=past.seed if seed is None else int(seed),
+            prompt=prompt or past.prompt,
+            kept=past.kept if keep is None else keep,
+        )
+        self._named[name] = session
+        session.used_s, session.busy = now, True
+        time_s = given
+        if time_s is None:
+            calls = begin.tick * self.spec.observe_period_s
+            time_s = calls if self.config.clock == CALLS else now - begin.began_s
+        return Request(session, past, begin, obs, float(time_s), bool(reset), not only)
+
+    def keep(self, request: Request) -> None:
+        """Writes an answered session to its file, or removes it; only where that was asked for.
+
+        Raises:
+          DataError: If it can't be written; the session is as it was before the message.
+        """
+        session = request.session
+        if self._keeper is None or not (session.past.kept or request.before.kept):
+            return
+        try:
+            if session.past.kept:
+                self._keeper.write(session.name, session.past)
+            else:
+                self._keeper.remove(session.name)
+        except DataError:
+            session.past = request.before
+            raise
+
+    def _find(self, name: str, reset: bool) -> Session:
+        """Returns the session of a name, or a new one, which is not among the others yet."""
+        session = self._named.get(name)
+        if session is None:
+            if len(self._named) >= self.config.most:
+                raise MessageError(
+                    f"{self.config.most} sessions are open, and no more are served; close one"
+                )
+            broken = self._keeper.broken(name) if self._keeper else ""
+            if broken and not reset:
+                raise MessageError(
+                    f"session {name[:40]!r} was kept and can't go on: {broken}; begin a new "
+                    "episode with reset=true"
+                )
+            # A new episode over a broken file replaces it: its client asked to be kept.
+            past = Snapshot(self._initial(), kept=bool(broken))
+            return Session(name, past, self._now())
         if session.busy:
             raise MessageError(
                 f"session {name[:40]!r} is still busy with its last message; wait for the answer"
             )
-        now = self._now()
-        reset = reset or session.fresh or (given is not None and given < session.time_s)
-        idle = self.config.idle_reset_s
-        reset = reset or (idle > 0 and now - session.used_s > idle and session.tick > 0)
-        prompt = message.get("prompt", "")
-        if prompt and session.prompt not in ("", prompt) and self.config.reset_on_prompt:
-            reset = True
-        session.prompt = prompt or session.prompt
-        if seed is not None:
-            session.seed = int(seed)
-        if reset:
-            session.tick, session.began_s = 0, now
-        session.used_s, session.busy = now, True
-        time_s = given
-        if time_s is None:
-            calls = session.tick * self.spec.observe_period_s
-            time_s = calls if self.config.clock == CALLS else now - session.began_s
-        return Request(session, obs, float(time_s), bool(reset), not only)
+        return session
+
+    def _keep(self, message: Mapping[str, Any]) -> bool | None:
+        """Returns whether a message asks to be kept; None where it says nothing."""
+        keep = _flag(message, "keep")
+        if keep and self._keeper is None:
+            raise MessageError("keep: this server keeps no sessions; start it with keep=DIRECTORY")
+        if keep and "session" not in message:
+            raise MessageError("keep: a session that is kept needs a name; send session as well")
+        return keep
 
     def _observation(self, message: Mapping[str, Any]) -> Arrays:
         obs: Arrays = {}
@@ -246,8 +300,8 @@ def work(engine: Engine, requests: Sequence[Request]) -> list[np.ndarray | None]
     obs = {key: np.concatenate([r.obs[key] for r in requests]) for key in requests[0].obs}
     time_s = np.array([r.time_s for r in requests], np.float32)
     state = {
-        name: np.concatenate([r.session.state[name] for r in requests])
-        for name in requests[0].session.state
+        name: np.concatenate([r.begin.state[name] for r in requests])
+        for name in requests[0].begin.state
     }
     done, after = engine.tick(obs, time_s, state, np.array([r.reset for r in requests]))
     chunks: list[np.ndarray | None] = [None] * len(requests)
@@ -255,20 +309,25 @@ def work(engine: Engine, requests: Sequence[Request]) -> list[np.ndarray | None]
         spec = engine.spec
         noise = np.stack(
             [
-                draw_noise(r.session.seed, r.session.tick, spec.noise_shape, spec.noise_law)
+                draw_noise(r.begin.seed, r.begin.tick, spec.noise_shape, spec.noise_law)
                 for r in requests
             ]
         )
         answers = engine.answer(done, noise)
         chunks = [
-            answer if request.acts else None
+            answer.copy() if request.acts else None
             for answer, request in zip(answers, requests, strict=True)
         ]
     for row, request in enumerate(requests):
-        session = request.session
-        session.state = {name: array[row : row + 1].copy() for name, array in after.items()}
-        session.fresh, session.time_s = False, request.time_s
-        session.tick += 1
+        request.session.past = dataclasses.replace(
+            request.begin,
+            state={name: array[row : row + 1].copy() for name, array in after.items()},
+            fresh=False,
+            time_s=request.time_s,
+            tick=request.begin.tick + 1,
+            sequence=request.begin.sequence + 1,
+            answer=chunks[row],
+        )
     return chunks
 
 
@@ -283,8 +342,8 @@ def _number(message: Mapping[str, Any], key: str) -> float | None:
     return float(value)
 
 
-def _flag(message: Mapping[str, Any], key: str) -> bool:
-    value = message.get(key, False)
-    if not isinstance(value, (bool, np.bool_)):
+def _flag(message: Mapping[str, Any], key: str) -> bool | None:
+    value = message.get(key)
+    if value is not None and not isinstance(value, (bool, np.bool_)):
         raise MessageError(f"{key}: expected true or false, got {type(value).__name__}")
-    return bool(value)
+    return None if value is None else bool(value)

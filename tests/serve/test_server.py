@@ -196,6 +196,16 @@ def test_errors_have_reasons_and_no_tracebacks(running) -> None:
             client.infer(observation(1))
 
 
+def test_what_one_message_breaks_others_of_its_call_do_not_pay_for(running) -> None:
+    server = running().server
+    requests = [
+        server.sessions.read(observation(x, session=str(x)), "a connection") for x in (1, 13, 2)
+    ]
+    errors = server._compute(requests)
+    assert [type(error) for error in errors] == [type(None), ZeroDivisionError, type(None)]
+    assert [request.session.past.tick for request in requests] == [1, 0, 1]
+
+
 def test_a_token_is_asked_for(running) -> None:
     server = running(token="secret")
     with Client(server.uri, token="secret") as client:
