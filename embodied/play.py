@@ -119,7 +119,7 @@ def play_policy(
     """Runs a checkpoint, one episode a seed, side by side in one video.
 
     Args:
-      source: Run, checkpoint or claim.
+      source: Run, checkpoint, claim, bundle or the address of a server.
       task: Task name; empty for the first that the policy was trained on.
       level: Level name; empty for the one it was trained on.
       seeds: Episode seeds; none that it was trained on.
@@ -128,19 +128,20 @@ def play_policy(
       camera: Camera of the video.
       size: Side of a picture in pixels.
     """
-    from embodied.evaluate import api
-    from embodied.export.exported import load
+    from embodied.evaluate import api, remote
 
     config = api.EvaluateConfig(
         source, len(seeds), [task] if task else [], level, batch=len(seeds), progress=False
     )
-    loaded = load(source)
-    setting = api.settings(config, loaded)[0]
-    api.check_fresh_seeds(loaded, min(seeds), len(seeds))
-    name = f"{loaded.meta.policy}, memory: {loaded.meta.config.get('memory')}"
-    recorder = VideoRecorder(range(len(seeds)), name, camera, size)
-    cues = None if cue is None else [cue] * len(seeds)
-    rows = api.replay(loaded, config, setting, "none", list(seeds), cues=cues, recorder=recorder)
+    with remote.opened(config, source) as loaded:
+        setting = api.settings(config, loaded)[0]
+        api.check_fresh_seeds(loaded, min(seeds), len(seeds))
+        name = f"{loaded.meta.policy}, memory: {loaded.meta.config.get('memory')}"
+        recorder = VideoRecorder(range(len(seeds)), name, camera, size)
+        cues = None if cue is None else [cue] * len(seeds)
+        rows = api.replay(
+            loaded, config, setting, "none", list(seeds), cues=cues, recorder=recorder
+        )
     where = Path(out) if out else unused("policy", setting.task, setting.level, seeds[0])
     outcomes = [(row.seed, row.cue, row.success, _words(dataclasses.asdict(row))) for row in rows]
     return Played(write_video(where, list(recorder.recordings.values())), outcomes)

@@ -38,5 +38,6 @@ COMMAND = Command(
         "evaluate runs/a episodes=300 intervene=swapped",
         "evaluate runs/a twin=runs/remember_color-easy-rgb-none-s0 intervene=none,swapped",
         "evaluate runs/a level=medium workers=2 videos=6",
+        "evaluate ws://127.0.0.1:8000 episodes=100",
     ),
 )

@@ -7,6 +7,7 @@ purpose never shifts the draws of another, and a batch row draws what it would d
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -57,3 +58,13 @@ def draw_noise(seed: int, tick: int, shape: tuple[int, ...], law: str) -> np.nda
     if law == GUMBEL:
         return generator.gumbel(size=shape).astype(np.float32)
     raise ValueError(f"unknown noise law {law!r}; expected gaussian, gumbel or none")
+
+
+def draw_noises(
+    seeds: Sequence[int], ticks: Sequence[int], shape: tuple[int, ...], law: str
+) -> np.ndarray:
+    """Returns `draw_noise` of each row, float32 [B, *shape]."""
+    rows = [
+        draw_noise(seed, int(tick), shape, law) for seed, tick in zip(seeds, ticks, strict=True)
+    ]
+    return np.stack(rows)

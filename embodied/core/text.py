@@ -24,3 +24,8 @@ def encode_instruction(text: str) -> np.ndarray:
             f"an instruction has at most {INSTRUCTION_BYTES} bytes, got {len(data)}: {text!r}"
         )
     return np.frombuffer(data.ljust(INSTRUCTION_BYTES, b"\0"), np.uint8).copy()
+
+
+def decode_instruction(data: np.ndarray) -> str:
+    """Returns the text that `encode_instruction` made uint8 [160] of."""
+    return data.tobytes().rstrip(b"\0").decode(errors="replace")

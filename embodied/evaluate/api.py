@@ -7,6 +7,7 @@ all: everything is written under a temporary name that is renamed at the end.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -14,7 +15,7 @@ import shlex
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import read_json, write_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig, file_name
-from embodied.evaluate import inspection, keyframe_pictures, provenance, report, video
+from embodied.evaluate import inspection, keyframe_pictures, provenance, remote, report, video
 from embodied.evaluate.config import EvaluateConfig
 from embodied.evaluate.executors import resolved
 from embodied.evaluate.interventions import check_intervention
 from embodied.evaluate.results import NONE, EpisodeResult, read_episodes, write_episodes
 from embodied.evaluate.runner import closing, run
 from embodied.evaluate.summary import compare_with_twin, summarise
-from embodied.export.exported import load
+from embodied.serve.client import is_uri
 from embodied.train.checkpoint import LoadedPolicy
 
 FORMAT_VERSION = 1
@@ -60,10 +61,14 @@ def run_evaluation(config: EvaluateConfig) -> Path:
       CheckpointError: If a checkpoint can't be loaded.
     """
     torch.set_num_threads(config.threads)
-    loaded = load(config.source, config.device)
-    executor = resolved(config.executor, loaded.policy.spec)
-    config = dataclasses.replace(config, executor=executor)
-    twin = _load_twin(config)
+    with remote.opened(config, config.source) as loaded, _opened_twin(config) as twin:
+        executor = resolved(config.executor, loaded.policy.spec)
+        return _evaluate(dataclasses.replace(config, executor=executor), loaded, twin)
+
+
+def _evaluate(
+    config: EvaluateConfig, loaded: LoadedPolicy, twin: LoadedPolicy | Path | None
+) -> Path:
     out = _directory(config, loaded)
     if config.inspect:
         _check_explains(loaded)
@@ -176,6 +181,8 @@ def run_episodes(
     inspector: inspection.MemoryInspector | None = None,
 ) -> list[EpisodeResult]:
     """Runs episodes of one task as an evaluation does; see :func:`runner.run`."""
+    if isinstance(loaded.policy, remote.RemotePolicy):
+        loaded.policy.check_environment(vector)
     return run(
         loaded.policy,
         vector,
@@ -334,19 +341,23 @@ def _inspections(
     return [str(file.relative_to(scratch)) for file in files]
 
 
-def _load_twin(config: EvaluateConfig) -> LoadedPolicy | Path | None:
+@contextlib.contextmanager
+def _opened_twin(config: EvaluateConfig) -> Iterator[LoadedPolicy | Path | None]:
     if not config.twin:
-        return None
+        yield None
+        return
     path = Path(config.twin)
-    if not (path / RESULTS).exists():
-        return load(path, config.device)
+    if is_uri(config.twin) or not (path / RESULTS).exists():
+        with remote.opened(config, config.twin) as loaded:
+            yield loaded
+        return
     results = read_json(path / RESULTS)
     memories = {row["memory"] for row in results["rows"] if row["role"] == "policy"}
     if memories != {"none"}:
         raise ConfigError(
             f"twin={path} was evaluated with memory {sorted(memories)}; a twin has memory=none"
         )
-    return path
+    yield path
 
 
 def _directory(config: EvaluateConfig, loaded: LoadedPolicy) -> Path:
@@ -427,5 +438,5 @@ def _shown(config: EvaluateConfig) -> dict[str, Any]:
     plain = to_plain(config)
     for key in ("source", "twin", "out"):
         if plain[key]:
-            plain[key] = provenance.shown(Path(plain[key]))
+            plain[key] = provenance.shown_source(plain[key])
     return plain

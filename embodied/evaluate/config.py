@@ -7,6 +7,7 @@ from typing import Any
 
 from embodied.core.errors import ConfigError, unknown_name
 from embodied.core.rng import EVAL_SEED_START
+from embodied.core.task import EnvConfig
 from embodied.evaluate.executors import ExecutorConfig
 from embodied.evaluate.results import INTERVENTIONS, NONE
 
@@ -15,11 +16,37 @@ CLOCKS = (EPISODE, CALLS)
 
 
 @dataclasses.dataclass
+class RemoteConfig:
+    """How a server is asked, where ``source`` is the address of one.
+
+    Attributes:
+      timeout_s: Longest wait for an answer.
+      env: What a server observes that does not say so itself: its cameras and their size.
+      names: Observation key -> such a server's name of it; arrays of one name are joined end to
+        end. Empty sends all under their own names. The instruction goes as ``prompt``.
+      observe_period_s: How often such a server is asked.
+    """
+
+    timeout_s: float = 30.0
+    env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
+    observe_period_s: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0 or self.observe_period_s <= 0:
+            raise ConfigError(
+                "expected timeout_s > 0 and observe_period_s > 0, got "
+                f"{self.timeout_s} and {self.observe_period_s}"
+            )
+
+
+@dataclasses.dataclass
 class EvaluateConfig:
     """What to evaluate and how; recorded in the results.
 
     Attributes:
-      source: Run directory (its newest checkpoint) or checkpoint directory.
+      source: Run directory (its newest checkpoint), checkpoint directory, claim, bundle, or the
+        address of a server, such as ``ws://127.0.0.1:8000``.
       episodes: Episodes of each task and intervention.
       task: Tasks; by default all that the policy was trained on.
       level: Level; by default the one it was trained on.
@@ -40,6 +67,7 @@ class EvaluateConfig:
         and as arrays, into ``inspection/`` (see `embodied.evaluate.inspection`).
       device: ``"cpu"`` or ``"cuda"``.
       threads: CPU threads of the policy.
+      remote: How a server is asked.
       out: Directory to make; by default in ``eval/`` of the run (of the working directory for
         a checkpoint outside a run).
       progress: Whether to show progress bars.
@@ -63,6 +91,7 @@ class EvaluateConfig:
     inspect: bool = False
     device: str = "cpu"
     threads: int = 1
+    remote: RemoteConfig = dataclasses.field(default_factory=RemoteConfig)
     out: str = ""
     progress: bool = True
 

@@ -159,6 +159,35 @@ class MemoryInspector:
         inspection.images.append({k: np.array(v) for k, v in images.items()})
         inspection.reports.append({k: np.array(v) for k, v in report.items()})
 
+    def explain(
+        self,
+        rows: Iterable[tuple[int, int]],
+        infos: Mapping[str, Any],
+        observation: Report,
+        report: Mapping[str, Any],
+    ) -> None:
+        """Takes a tick of several episodes.
+
+        Args:
+          rows: Rows of the batch, each with its episode's index.
+          infos: Name -> one value a row.
+          observation: What the policy saw, [B, ...].
+          report: The policy's explanation, tensors [B, ...].
+        """
+        arrays = {
+            key: (value.float() if value.is_floating_point() else value).cpu().numpy()
+            for key, value in report.items()
+        }
+        images = {key: value for key, value in observation.items() if key.endswith(IMAGE)}
+        for row, index in rows:
+            self.tick(
+                index,
+                float(infos["time_s"][row]),
+                str(infos["phase"][row]),
+                {key: value[row] for key, value in images.items()},
+                {key: value[row] for key, value in arrays.items()},
+            )
+
     def finish(self, index: int) -> None:
         """The episode is over."""
         self.inspections[index].over = True

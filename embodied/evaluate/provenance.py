@@ -12,7 +12,9 @@ import torch
 from embodied import registry
 from embodied.core.files import sha256
 from embodied.core.task import EnvConfig
+from embodied.evaluate.remote import RemotePolicy
 from embodied.serve.bundle import MANIFEST
+from embodied.serve.client import is_uri
 from embodied.train.checkpoint import MODEL_FILE, LoadedPolicy
 
 
@@ -55,18 +57,23 @@ def commit() -> str | None:
 
 
 def describe(loaded: LoadedPolicy) -> dict[str, Any]:
-    """Returns the identity of a loaded checkpoint."""
-    meta = loaded.meta
+    """Returns the identity of a loaded checkpoint, or of a server by what it says."""
+    meta, policy = loaded.meta, loaded.policy
+    if isinstance(policy, RemotePolicy):
+        told = ("source", "sha256", "clock", "package_version")
+        server = {key: str(policy.said[key]) for key in told if key in policy.said}
+        where = {"path": policy.uri, "sha256": server.get("sha256", "unknown"), "server": server}
+    else:
+        where = {"path": shown(loaded.path), "sha256": sha256(weights_file(loaded.path))}
     return {
-        "path": shown(loaded.path),
-        "sha256": sha256(weights_file(loaded.path)),
+        **where,
         "policy": meta.policy,
         "config": meta.config,
         "memory": str(meta.config.get("memory", "")),
         "tasks": meta.tasks,
         "level": meta.level,
         "train": meta.train,
-        "parameters": loaded.policy.parameter_count(),
+        "parameters": policy.parameter_count(),
         "package_version": meta.package_version,
         "privileged": privileged(loaded),
     }
@@ -76,6 +83,11 @@ def weights_file(path: Path) -> Path:
     """Returns the file that fixes what a checkpoint, or a bundle by its hashes, does."""
     bundle = path / MANIFEST
     return bundle if bundle.exists() else path / MODEL_FILE
+
+
+def shown_source(source: str) -> str:
+    """Returns a source as results show it: a path by `shown`, a server by its address."""
+    return source if is_uri(source) else shown(Path(source))
 
 
 def shown(path: Path) -> str:

@@ -175,7 +175,7 @@ def _facts(results: dict[str, Any]) -> list[tuple[str, Any]]:
     first = rows[0]
     facts = [
         ("command", results["command"]),
-        ("checkpoint", policy["path"]),
+        ("server" if "server" in policy else "checkpoint", policy["path"]),
         ("checkpoint sha256", policy["sha256"]),
         ("parameters", f"{policy['parameters']:,}"),
         ("training seed", first["train_seed"]),

@@ -29,8 +29,9 @@ from embodied.core.specs import check_observations
 from embodied.core.ticks import PERIOD, advance, period_ticks
 from embodied.evaluate.config import CALLS, EPISODE
 from embodied.evaluate.executors import ExecutorConfig, build_executor
-from embodied.evaluate.inspection import IMAGE, MemoryInspector
+from embodied.evaluate.inspection import MemoryInspector
 from embodied.evaluate.interventions import MemoryIntervention, at_point, check_intervention
+from embodied.evaluate.remote import RemotePolicy
 from embodied.evaluate.results import NONE, SWAPPED, EpisodeResult
 from embodied.memory.base import where_rows
 
@@ -243,11 +244,8 @@ class _Loop:
 
     def reset(self, rows: np.ndarray, cues: dict[int, int | None]) -> None:
         """Resets the envs of `rows`; other rows keep what they have."""
-        seeds = [job.seed if job else 0 for job in self.jobs]
-        cue_of = [cues.get(row) for row in range(self.batch)]
-        self.obs, self.infos = self.env.reset(
-            seed=seeds, options={"reset_mask": rows.copy(), "cue": cue_of}
-        )
+        options = {"reset_mask": rows.copy(), "cue": [cues.get(row) for row in range(self.batch)]}
+        self.obs, self.infos = self.env.reset(seed=self.seeds(), options=options)
 
     def arrive(self, fresh: np.ndarray) -> np.ndarray:
         """Decides for rows at a new control tick whether they observe.
@@ -289,11 +287,24 @@ class _Loop:
 
     def answer(self) -> None:
         """Calls the policy once for all waiting rows."""
-        due, held = self.waiting, np.asarray(self.infos["held"], bool)
+        due = self.waiting
+        acting = due & ~np.asarray(self.infos["held"], bool)
         if self.reads_images:
             self.check_images(due)
-        observation = self.observation()
-        clock = self.memory_time_s()
+        if isinstance(self.policy, RemotePolicy):
+            tick = self.observation(), self.memory_time_s(), self.first, due, acting
+            chunks = self.policy.ask(*tick, self.seeds())
+        else:
+            chunks = self.think(due, acting)
+        if acting.any():
+            self.executor.accept(chunks, acting, self.obs)
+        self.observed += due
+        self.first &= ~due
+        self.waiting[:] = False
+
+    def think(self, due: np.ndarray, acting: np.ndarray) -> np.ndarray:
+        """Lets the policy of this process observe; returns chunks float32 [B, K, A] if any act."""
+        observation, clock = self.observation(), self.memory_time_s()
         state = self.intervention.apply(self.state, self.initial, observation, clock, due)
         time_s = torch.from_numpy((clock + self.intervention.clock_shift_s).astype(np.float32))
         obs = {key: self.upload(np.array(value)) for key, value in observation.items()}
@@ -302,21 +313,16 @@ class _Loop:
         working, new = self.policy.observe(obs, time_s, state, reset)
         written = self.upload(self.intervention.written(due))
         self.state = {name: where_rows(written, new[name], state[name]) for name in new}
-        acting = due & ~held
-        if acting.any():
-            noise = np.zeros((self.batch, *self.spec.noise_shape), np.float32)
-            for row in np.flatnonzero(acting):
-                noise[row] = rng.draw_noise(
-                    self.jobs[row].seed,
-                    int(self.observed[row]),
-                    self.spec.noise_shape,
-                    self.spec.noise_law,
-                )
-            action = self.policy.act(working, self.upload(noise))
-            self.executor.accept(action.chunk.float().cpu().numpy(), acting, self.obs)
-        self.observed += due
-        self.first &= ~due
-        self.waiting[:] = False
+        if not acting.any():
+            return np.zeros(0, np.float32)
+        spec = self.spec  # rows that don't act get noise too, of which nothing comes
+        noise = rng.draw_noises(self.seeds(), self.observed, spec.noise_shape, spec.noise_law)
+        action = self.policy.act(working, self.upload(noise))
+        return np.asarray(action.chunk.float().cpu().numpy())
+
+    def seeds(self) -> list[int]:
+        """Returns the episode seed of each row; 0 where there is none."""
+        return [job.seed if job else 0 for job in self.jobs]
 
     def step(self) -> tuple[np.ndarray, np.ndarray]:
         """Steps every live row that isn't waiting; returns (stepped, done), bool [B]."""
@@ -412,19 +418,9 @@ class _Loop:
             for row, job in enumerate(self.jobs)
             if self.waiting[row] and job and not job.donor and self.inspector.wants(job.index)
         ]
-        if not wanted:
-            return
-        report = self.policy.inspect(obs, time_s, state, reset)
-        arrays = {key: value.float().cpu().numpy() if value.is_floating_point()
-                  else value.cpu().numpy() for key, value in report.items()}  # fmt: skip
-        for row, index in wanted:
-            self.inspector.tick(
-                index,
-                float(self.infos["time_s"][row]),
-                str(self.infos["phase"][row]),
-                {k: self.obs[k][row] for k in self.spec.observations if k.endswith(IMAGE)},
-                {key: array[row] for key, array in arrays.items()},
-            )
+        if wanted:
+            report = self.policy.inspect(obs, time_s, state, reset)
+            self.inspector.explain(wanted, self.infos, self.observation(), report)
 
     def observation(self) -> dict[str, np.ndarray]:
         """Returns what the policy reads of the present observation, whole batch."""

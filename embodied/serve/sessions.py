@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from embodied.core.errors import ConfigError, DataError, SpecMismatch, unknown_name
-from embodied.core.rng import draw_noise
+from embodied.core.rng import draw_noises
 from embodied.core.specs import PolicySpec
 from embodied.core.text import INSTRUCTION, encode_instruction
 from embodied.serve.codec import MessageError
@@ -306,13 +306,9 @@ def work(engine: Engine, requests: Sequence[Request]) -> list[np.ndarray | None]
     done, after = engine.tick(obs, time_s, state, np.array([r.reset for r in requests]))
     chunks: list[np.ndarray | None] = [None] * len(requests)
     if any(r.acts for r in requests):
-        spec = engine.spec
-        noise = np.stack(
-            [
-                draw_noise(r.begin.seed, r.begin.tick, spec.noise_shape, spec.noise_law)
-                for r in requests
-            ]
-        )
+        spec, begins = engine.spec, [r.begin for r in requests]
+        seeds, ticks = [b.seed for b in begins], [b.tick for b in begins]
+        noise = draw_noises(seeds, ticks, spec.noise_shape, spec.noise_law)
         answers = engine.answer(done, noise)
         chunks = [
             answer.copy() if request.acts else None
