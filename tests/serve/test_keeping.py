@@ -17,7 +17,7 @@ from embodied.serve.keeping import Keeper, file_name
 from embodied.serve.runtime import Runtime
 from embodied.serve.sessions import SessionConfig, Sessions, work
 from tests.serve.engines import SPEC, SumEngine, observation
-from tests.serve.processes import ServerProcess
+from tests.test_bench import script  # noqa: F401
 
 ENGINE = SumEngine()
 
@@ -226,7 +226,11 @@ def test_no_flipped_bit_is_read_as_memory(site) -> None:
     assert refused > 25
 
 
-def test_nothing_answered_is_lost_when_the_server_is_killed(bundles, tmp_path) -> None:
+def test_nothing_answered_is_lost_when_the_server_is_killed(
+    bundles,
+    tmp_path,
+    script,  # noqa: F811
+) -> None:
     """``kill -9`` amid an episode, one of them while a message is on its way."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("websockets")
@@ -244,8 +248,11 @@ def test_nothing_answered_is_lost_when_the_server_is_killed(bundles, tmp_path) -
         assert (answer["tick"], answer["sequence"]) == (tick + 1, tick + 1)
         return answer["actions"]
 
-    words = (path, f"keep={tmp_path / 'kept'}")
-    server, answers = ServerProcess(*words), []
+    def start():
+        words = (tmp_path / "log", path, f"keep={tmp_path / 'kept'}")
+        return script("robustness.serving").ServerProcess(*words)
+
+    server, answers = start(), []
     try:
         with Client(server.uri, session="whole") as client:
             whole = [ask(client, tick) for tick in range(12)]
@@ -256,7 +263,7 @@ def test_nothing_answered_is_lost_when_the_server_is_killed(bundles, tmp_path) -
                     client.send({**observations[7], "time_s": 2.8, "sequence": 7})
             if ticks.stop < 12:
                 server.kill()
-                server = ServerProcess(*words)
+                server = start()
                 assert "2 go on" in server.said
         with Client(server.uri, session="cut") as client:
             np.testing.assert_array_equal(ask(client, 11), whole[11])  # once more

@@ -20,6 +20,7 @@ from embodied.serve.codec import pack
 from embodied.serve.server import Server, ServerConfig
 from embodied.serve.sessions import SessionConfig
 from tests.serve.engines import SumEngine, observation
+from tests.test_bench import script  # noqa: F401
 
 pytest.importorskip("websockets")
 
@@ -27,10 +28,11 @@ pytest.importorskip("websockets")
 class Running:
     """A server in a thread of its own."""
 
-    def __init__(self, sizes=None, engine=None, **options) -> None:
+    def __init__(self, sizes=None, engine=None, metadata=None, **options) -> None:
         self.engine, started = engine or SumEngine(), threading.Event()
         config = ServerConfig(port=0, **options)
-        self.server = Server(lambda _: self.engine, {"policy": "sum"}, config, sizes)
+        metadata = metadata or {"policy": "sum"}
+        self.server = Server(lambda _: self.engine, metadata, config, sizes)
         self._loop = asyncio.new_event_loop()
         self._task = self._loop.create_task(self.server.run(lambda _: started.set()))
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -150,38 +152,22 @@ def test_batches_of_known_sizes_alone_are_used(running) -> None:
     assert set(server.engine.batches) <= {1, 4}
 
 
-def test_bad_messages_are_answered_and_harm_nobody(running) -> None:
-    from websockets.sync.client import connect
-
-    server = running(max_bytes=20_000)
-    rng = np.random.default_rng(0)
-    good = pack(observation(1.0))
-    with Client(server.uri) as bystander, connect(server.uri, proxy=None) as socket:
-        socket.recv()
-        bystander.infer(observation(1.0))
-        for turn in range(200):
-            kind = turn % 6
-            data = {
-                0: lambda: bytes(rng.integers(0, 256, 50, np.uint8)),
-                1: lambda: good[: int(rng.integers(0, len(good)))],
-                2: lambda: "text",
-                3: lambda: pack({"pos_m": np.zeros(3)}),
-                4: lambda: pack({**observation(), "session": "", "reset": 2}),
-                5: lambda: msgpack.packb([[[[[]]]]] * 100),
-            }[kind]()
-            socket.send(data)
-            assert isinstance(socket.recv(5), str)
-            if turn % 50 == 0:
-                bystander.infer(observation(1.0))
-        assert total(bystander.infer(observation(1.0))) == 6
-        assert server.server.metrics.errors == 200
-        socket.send(good)
-        assert isinstance(socket.recv(5), bytes)
-    with connect(server.uri, proxy=None) as socket:
-        socket.recv()
-        socket.send(b"\0" * 30_000)  # larger than is read: the connection ends, the server goes on
-        with pytest.raises(Exception, match="1009"):
-            socket.recv(5)
+def test_bad_messages_are_answered_and_harm_nobody(running, script) -> None:  # noqa: F811
+    malformed = script("robustness.malformed")
+    server = running(max_bytes=40_000, token="secret")
+    intruder = malformed.Intruder(server.uri, "secret", observation(), 40_000, 210, 0.0, 0)
+    asked = 0
+    with Client(server.uri, "secret") as bystander:
+        intruder.start()
+        while intruder.is_alive() or asked < 20:
+            asked += 1
+            assert total(bystander.infer(observation(1.0))) == asked
+    tallies = intruder.tallies
+    assert tallies.keys() > malformed.KINDS.keys() and len(tallies) == 21
+    assert all(tally.answered == tally.sent == 10 for tally in tallies.values())
+    assert tallies[malformed.HUGE].reason.startswith("closed with 1009: ")
+    assert tallies[malformed.TOKEN].reason.startswith("HTTP 401: send the header Authorization")
+    assert server.server.metrics.errors == 190 and len(server.server.sessions) == 0
     assert server.get("/healthz") == (200, "OK\n")
 
 
