@@ -42,53 +42,39 @@ class Options:
 
 def run(options: Options) -> None:
     """Drives until the time is up or it is interrupted, and tells what happened."""
-    from embodied.config import from_plain
-    from embodied.deploy.journal import Journal
-    from embodied.deploy.link import RobotLink
-    from embodied.deploy.loop import ControlLoop, Worker
+    from embodied.deploy.drive import drive
     from embodied.deploy.robot import read_robot
-    from embodied.evaluate.executors.config import ExecutorConfig
     from embodied.serve.runtime import Runtime
 
     runtime = Runtime.load(options.bundle, threads=options.threads)
     robot = read_robot(options.robot)
-    robot.check(runtime.spec, options.bundle)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     log = Path(options.log or f"logs/{runtime.bundle.path.name}-{stamp}.log")
-    journal = Journal(log, runtime)
-    link = RobotLink(options.host, options.port)
-    loop = ControlLoop(
-        runtime,
-        robot,
-        link,
-        Worker(runtime, journal.ask),
-        from_plain(ExecutorConfig, runtime.bundle.executor, where="manifest:executor"),
-        options.seed,
-        journal=journal.tick,
-    )
     print(f"driving {robot.name} at {robot.control_hz:g} Hz; stop with Ctrl-C", flush=True)
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda found, _: stopped.append(found))
-    try:
-        loop.run(options.seconds or float("inf"), lambda: bool(stopped))
-    finally:
-        link.close()
-        loop.worker.close()
-        journal.close()
-    counters = loop.counters
+    driven = drive(
+        runtime, robot, options.host, options.port, log, seed=options.seed,
+        seconds=options.seconds or float("inf"), stop=lambda: bool(stopped),
+    )  # fmt: skip
+    counters = driven.counters
     wins = sum(outcome == "success" for outcome in counters.episodes)
     print(f"episodes {wins} of {len(counters.episodes)}")
     print(
         f"ticks    {counters.ticks:,}, {counters.late_ticks} late, {counters.stale} without a "
-        f"fresh frame, arm stopped {counters.stops} times"
+        f"fresh frame, arm stopped {counters.stops} times, connected {driven.connections} times"
     )
     print(
         f"policy   {counters.observed} observations, {counters.answers} answers, "
         f"{counters.late_answers} late, {counters.dropped} dropped"
     )
     for what, count in sorted(counters.refused.items()):
-        print(f"refused  {what}: {count}")
+        print(f"refused  {what}: {count} ticks")
+    if counters.midway:
+        print(f"midway   {counters.midway} episodes whose beginning memory did not see")
+    if driven.trouble:
+        print(f"trouble  {driven.trouble}")
     print(f"made  {log}")
 
 

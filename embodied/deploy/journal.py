@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from embodied.core.errors import DataError
 from embodied.core.files import sha256
-from embodied.deploy.loop import Ask
+from embodied.deploy.worker import Ask
 from embodied.serve.bundle import MANIFEST
 from embodied.serve.codec import pack, unpack
 from embodied.serve.runtime import Runtime
@@ -32,12 +32,15 @@ class Journal:
     Args:
       path: File to make.
       runtime: The policy; its bundle is named at the beginning.
+      setting: What else a replay must know: robot, executor, seed.
 
     Raises:
       DataError: If the file is there, or can't be made.
     """
 
-    def __init__(self, path: str | Path, runtime: Runtime) -> None:
+    def __init__(
+        self, path: str | Path, runtime: Runtime, setting: Mapping[str, Any] | None = None
+    ) -> None:
         self.path, self._lock = Path(path), threading.Lock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,16 +50,20 @@ class Journal:
         except OSError as error:
             raise DataError(f"can't write {path}: {error.strerror or error}") from error
         bundle = runtime.bundle.path
-        self._write({"kind": "start", "bundle": bundle.name, "sha256": sha256(bundle / MANIFEST)})
+        mark = sha256(bundle / MANIFEST)
+        self._write({"kind": "start", "bundle": bundle.name, "sha256": mark, **(setting or {})})
 
     def tick(self, row: dict[str, Any]) -> None:
         """Writes a control tick."""
         self._write({"kind": "tick", **row})
 
-    def ask(self, ask: Ask, chunk: np.ndarray | None) -> None:
-        """Writes a memory tick, with what was answered."""
+    def ask(self, ask: Ask, chunk: np.ndarray | None, seconds: float) -> None:
+        """Writes a memory tick, with what was answered and how long it took."""
         row = {
             "kind": "ask",
+            "number": ask.number,
+            "control_tick": ask.control_tick,
+            "seconds": seconds,
             "obs": ask.obs,
             "time_s": ask.time_s,
             "reset": ask.reset,
@@ -96,34 +103,3 @@ def read_journal(path: str | Path) -> Iterator[dict[str, Any]]:
             raise DataError(f"{path} is no log of a run, or damaged at byte {place:,}")
         yield unpack(row, MAX_BYTES)
         place += _HEAD.size + size
-
-
-def replay(path: str | Path, runtime: Runtime) -> tuple[int, float]:
-    """Runs a log's memory ticks again.
-
-    Args:
-      path: The log.
-      runtime: The same bundle, one row.
-
-    Returns:
-      The number of answers, and the largest difference of an action from the one in the log.
-
-    Raises:
-      DataError: If the log is of another bundle.
-    """
-    count, worst = 0, 0.0
-    runtime.state = runtime.initial(1)
-    for row in read_journal(path):
-        if row["kind"] == "start" and row["sha256"] != sha256(runtime.bundle.path / MANIFEST):
-            raise DataError(
-                f"{path} is of the bundle {row['bundle']} ({row['sha256'][:12]}), not of "
-                f"{runtime.bundle.path}"
-            )
-        if row["kind"] != "ask":
-            continue
-        time_s, reset = np.array([row["time_s"]], np.float32), np.array([row["reset"]])
-        runtime.observe(row["obs"], time_s, reset)
-        if "chunk" in row:
-            chunk = runtime.act(row["noise"])[0]
-            count, worst = count + 1, max(worst, float(np.abs(chunk - row["chunk"]).max()))
-    return count, worst

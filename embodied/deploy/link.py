@@ -24,29 +24,72 @@ MAX_BYTES = 64 * 2**20
 _LENGTH = struct.Struct("!I")
 
 
+SILENT_S = 2.0
+"""A line on which nothing came for so long is cut and made anew: its other end may be gone."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Frame:
     """What a robot tells at a control tick.
 
     Attributes:
+      session: Another one after the robot's process was restarted.
       episode: Number of the episode.
+      phase: Number of the phase within the episode: rises at every gate, so that none is missed
+        with a frame that was lost.
       time_s: Seconds of the episode, by the robot's clock.
-      held: The arm is held: actions are ignored.
-      gate: A phase began with this tick.
+      held: The arm is held (by its task, a protective stop, a person): actions are ignored.
       done: The episode is over.
       outcome: What came of it, once it is over.
       obs: Observation key -> array.
+      stamps: Observation key -> when it was taken, in seconds of the episode, where that is known;
+        others were taken at `time_s`.
       came_s: When it came, by the loop's clock.
     """
 
+    session: int
     episode: int
+    phase: int
     time_s: float
     held: bool
-    gate: bool
     done: bool
     outcome: str
     obs: dict[str, np.ndarray]
+    stamps: dict[str, float] = dataclasses.field(default_factory=dict)
     came_s: float = 0.0
+
+    @classmethod
+    def read(cls, message: dict[str, Any], came_s: float) -> Frame:
+        """Returns the frame of a message.
+
+        Raises:
+          SimulatorError: Naming the field that is missing, unknown or of another type.
+        """
+        kinds = {**_KINDS, "stamps": dict} if "stamps" in message else _KINDS
+        for name in sorted(set(kinds) ^ set(message)):
+            what = "lacks" if name in kinds else "has an unknown"
+            raise SimulatorError(f"a robot's frame {what} {name!r}; it needs {', '.join(_KINDS)}")
+        for name, kind in kinds.items():
+            value = message[name]
+            if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+                raise SimulatorError(
+                    f"{name} of a robot's frame must be {kind}, got {type(value).__name__}"
+                )
+        if not np.isfinite(message["time_s"]):
+            raise SimulatorError(f"time_s of a robot's frame is {message['time_s']}")
+        return cls(**message, came_s=came_s)
+
+
+_KINDS: dict[str, Any] = {
+    "session": int,
+    "episode": int,
+    "phase": int,
+    "time_s": float | int,
+    "held": bool,
+    "done": bool,
+    "outcome": str,
+    "obs": dict,
+}
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
@@ -59,7 +102,7 @@ def receive(connection: socket.socket) -> dict[str, Any] | None:
     """Returns the next message; None at the end of the line.
 
     Raises:
-      MessageError: For a message that is too large or malformed.
+      EmbodiedError: For a message that is too large or malformed.
     """
     head = _exactly(connection, _LENGTH.size)
     if head is None:
@@ -92,6 +135,10 @@ class RobotLink:
       host: Address of the robot's process.
       port: Its port.
       now: The loop's clock, in seconds.
+
+    Attributes:
+      connections: How often it was connected.
+      trouble: What went wrong last with a message that came; "" if nothing did.
     """
 
     RETRY_S = 0.2
@@ -101,23 +148,16 @@ class RobotLink:
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
         self._newest: Frame | None = None
-        self._gates: set[int] = set()  # episodes with a gate that was not told yet
         self._ended = threading.Event()
         self.connections = 0
+        self.trouble = ""
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
     def latest(self) -> Frame | None:
-        """Returns the newest frame; None before the first.
-
-        A gate is told once: with its frame, or with the next one if that was dropped.
-        """
+        """Returns the newest frame; None before the first."""
         with self._lock:
-            frame, gates = self._newest, self._gates
-            self._gates = set()
-        if frame is None:
-            return None
-        return dataclasses.replace(frame, gate=frame.episode in gates)
+            return self._newest
 
     def send(self, action: np.ndarray | None) -> bool:
         """Sends an action, or None to stop the arm; returns whether the line took it."""
@@ -144,19 +184,19 @@ class RobotLink:
             try:
                 with socket.create_connection(self._address, timeout=2) as connection:
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    connection.settimeout(None)
+                    connection.settimeout(SILENT_S)
                     self._connection, self.connections = connection, self.connections + 1
                     while (message := receive(connection)) is not None:
                         self._take(message)
-            except (OSError, EmbodiedError):
-                pass
+            except OSError:
+                pass  # cut or silent: the loop sees its frames grow old
+            except EmbodiedError as error:
+                self.trouble = str(error)
             finally:
                 self._connection = None
             self._ended.wait(self.RETRY_S)
 
     def _take(self, message: dict[str, Any]) -> None:
-        frame = Frame(**message, came_s=self._now())
+        frame = Frame.read(message, self._now())
         with self._lock:
             self._newest = frame
-            if frame.gate:
-                self._gates.add(frame.episode)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from embodied.core.specs import ArraySpec
-from embodied.deploy.robot import RobotConfig
+from embodied.deploy.robot import HAND, RobotConfig
 
-HAND = "eef_pos_world_m"
 IMAGE = "_image_u8"
 
 
@@ -37,7 +36,7 @@ def limited(action: np.ndarray, hand_pos_world_m: np.ndarray, robot: RobotConfig
         action[3:6] * robot.rot_per_unit_rad, robot.most_turn_rad_s / robot.control_hz
     )
     hand = np.asarray(hand_pos_world_m, np.float64)
-    if not np.isfinite(hand).all():
+    if hand.shape != (3,) or not np.isfinite(hand).all():
         return found
     low = np.minimum(np.asarray(robot.workspace_low_m), hand)
     high = np.maximum(np.asarray(robot.workspace_high_m), hand)
@@ -71,3 +70,35 @@ def fault(obs: Mapping[str, np.ndarray], specs: Mapping[str, ArraySpec], black_l
         if key.endswith(IMAGE) and int(value.max(initial=0)) <= black_level:
             return f"{key} black"
     return ""
+
+
+class Frozen:
+    """Finds cameras that show the same picture again while the hand moves.
+
+    Args:
+      frozen_m: As in `RobotConfig`; 0 finds none.
+    """
+
+    def __init__(self, frozen_m: float) -> None:
+        self._frozen_m = frozen_m
+        self._seen: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def fault(self, obs: Mapping[str, np.ndarray], keys: Iterable[str]) -> str:
+        """Returns which picture of an observation is frozen; "" if none is.
+
+        Args:
+          obs: A sound observation.
+          keys: What the policy reads.
+        """
+        hand = obs.get(HAND)
+        if not self._frozen_m or hand is None:
+            return ""
+        for key in keys:
+            if not key.endswith(IMAGE):
+                continue
+            picture, where = self._seen.get(key, (None, hand))
+            if picture is None or not np.array_equal(picture, obs[key]):
+                self._seen[key] = obs[key], hand
+            elif np.linalg.norm(hand - where) > self._frozen_m:
+                return f"{key} frozen"
+        return ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import secrets
 import socket
 import threading
 import time
@@ -19,7 +20,7 @@ import numpy as np
 from embodied import registry
 from embodied.core.errors import ConfigError, EmbodiedError
 from embodied.core.task import EnvConfig
-from embodied.deploy.link import receive, send
+from embodied.deploy.link import SILENT_S, receive, send
 
 OLD_S = 0.15
 """An action that came longer ago is over: an arm whose controller is silent stands still."""
@@ -39,6 +40,8 @@ class SimulatedConfig:
       episodes: Episodes to play; 0 for no end.
       freeze_at_s: Second of the run at which its cameras freeze; 0 for never.
       freeze_s: How long.
+      freeze_stamps: Whether frozen pictures still say when they were taken, as a driver does that
+        takes the time with the picture; False stamps them anew.
     """
 
     task: str = "remember_color"
@@ -50,6 +53,7 @@ class SimulatedConfig:
     episodes: int = 0
     freeze_at_s: float = 0.0
     freeze_s: float = 2.0
+    freeze_stamps: bool = True
 
     def __post_init__(self) -> None:
         if self.seed_start < 0 or self.episodes < 0 or self.freeze_s < 0:
@@ -78,6 +82,9 @@ class SimulatedRobot:
         self._action: tuple[float, np.ndarray] | None = None
         self._connection: socket.socket | None = None
         self._ended = threading.Event()
+        self._session = secrets.randbits(48)
+        self._frozen: dict[str, np.ndarray] = {}
+        self._frozen_at_s = 0.0
 
     def run(self) -> list[str]:
         """Plays until all episodes are over, or `stop` is called; returns the outcomes."""
@@ -108,30 +115,28 @@ class SimulatedRobot:
     def _play(self, world: Any) -> None:
         period = 1.0 / world.metadata["render_fps"]
         began = due = time.monotonic()
-        episode, frozen = 0, {}
+        episode = 0
         while not self._ended.is_set():
             if self.config.episodes and episode >= self.config.episodes:
                 return
             world.start(self.config.seed_start + episode)
-            gate, over = True, False
+            phase, over = 0, False
             while not over and not self._ended.is_set():
-                info, obs = world.current_info(gate=gate), world.observe(draw=True)
+                info, obs = world.current_info(), world.observe(draw=True)
                 outcome = "success" if info["success"] else str(info["failure_kind"])
-                over = bool(outcome)
-                if self._is_frozen(time.monotonic() - began):
-                    frozen = frozen or {k: v for k, v in obs.items() if k.endswith("_image_u8")}
-                    obs |= frozen
-                else:
-                    frozen = {}
+                over, now_s = bool(outcome), float(info["time_s"])
+                stamps = self._freeze(obs, time.monotonic() - began, now_s)
                 self._tell(
                     {
+                        "session": self._session,
                         "episode": episode,
-                        "time_s": float(info["time_s"]),
+                        "phase": phase,
+                        "time_s": now_s,
                         "held": bool(info["held"]),
-                        "gate": bool(gate),
                         "done": over,
                         "outcome": outcome,
                         "obs": obs,
+                        "stamps": stamps,
                     }
                 )
                 due += period
@@ -141,14 +146,25 @@ class SimulatedRobot:
                 elif -wait > period / 2:
                     self.late_ticks += 1
                     due = time.monotonic()
-                gate = False if over else world.advance(self._newest())
+                if not over:
+                    phase += world.advance(self._newest())
             if over:
                 self.outcomes.append(outcome)
             episode += 1
 
-    def _is_frozen(self, run_s: float) -> bool:
+    def _freeze(self, obs: dict[str, np.ndarray], run_s: float, now_s: float) -> dict[str, float]:
+        """Puts frozen pictures into `obs` while the cameras hang; returns when they were taken."""
         at = self.config.freeze_at_s
-        return at > 0 and at <= run_s < at + self.config.freeze_s
+        if not at or not at <= run_s < at + self.config.freeze_s:
+            self._frozen = {}
+            return {}
+        if not self._frozen:
+            self._frozen = {k: v for k, v in obs.items() if k.endswith("_image_u8")}
+            self._frozen_at_s = now_s
+        obs |= self._frozen
+        # Taken in an episode that is over: before this one began.
+        taken_s = self._frozen_at_s if self._frozen_at_s <= now_s else -self.config.freeze_s
+        return dict.fromkeys(self._frozen, taken_s) if self.config.freeze_stamps else {}
 
     def _newest(self) -> np.ndarray:
         with self._lock:
@@ -159,9 +175,13 @@ class SimulatedRobot:
 
     def _tell(self, message: dict[str, Any]) -> None:
         connection = self._connection
-        if connection is not None:
+        if connection is None:
+            return
+        try:
+            send(connection, message)
+        except OSError:  # half a message may have gone: the line is of no use any more
             with contextlib.suppress(OSError):
-                send(connection, message)
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _accept(self, listener: socket.socket) -> None:
         """Serves one controller at a time; the next one when it has gone."""
@@ -172,6 +192,7 @@ class SimulatedRobot:
                 return
             with connection:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.settimeout(SILENT_S)
                 self._connection = connection
                 with contextlib.suppress(OSError, EmbodiedError):
                     while (message := receive(connection)) is not None:

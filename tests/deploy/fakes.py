@@ -10,8 +10,9 @@ import numpy as np
 
 from embodied.core.specs import EE_DELTA_CHUNK, ActionSpec, ArraySpec, PolicySpec
 from embodied.deploy.link import Frame
-from embodied.deploy.loop import Ask, ControlLoop
+from embodied.deploy.loop import ControlLoop
 from embodied.deploy.robot import RobotConfig
+from embodied.deploy.worker import Ask
 
 SIDE = 4
 OBSERVATIONS = {
@@ -40,7 +41,7 @@ def frame(tick: int, **options: Any) -> Frame:
         "front_image_u8": np.full((SIDE, SIDE, 3), 100, np.uint8),
         **options.pop("obs", {}),
     }
-    fields = {"episode": 0, "held": False, "gate": tick == 0, "done": False, "outcome": ""}
+    fields = {"session": 1, "episode": 0, "phase": 0, "held": False, "done": False, "outcome": ""}
     return Frame(**{**fields, "time_s": tick * 0.05, "obs": obs, "came_s": tick * 0.05, **options})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -11,22 +12,27 @@ import numpy as np
 import pytest
 
 from embodied.core.errors import DataError
-from embodied.deploy.journal import Journal, read_journal, replay
+from embodied.deploy import link as link_module
+from embodied.deploy.drive import drive
+from embodied.deploy.journal import Journal, read_journal
 from embodied.deploy.link import RobotLink, receive, send
-from embodied.deploy.loop import ControlLoop, Worker
+from embodied.deploy.replay import replay
 from embodied.deploy.robot import RobotConfig
+from embodied.deploy.worker import Ask, Worker
 from embodied.serve.runtime import Runtime
 
 
-def message(episode: int, tick: int, gate: bool = False) -> dict:
+def message(episode: int, tick: int, **fields) -> dict:
     return {
+        "session": 1,
         "episode": episode,
+        "phase": 0,
         "time_s": 0.05 * tick,
         "held": False,
-        "gate": gate,
         "done": False,
         "outcome": "",
         "obs": {"x": np.array([tick], np.float32)},
+        **fields,
     }
 
 
@@ -61,22 +67,25 @@ def line():
     robot.listener.close()
 
 
-def test_the_newest_frame_counts_and_no_gate_is_lost(line) -> None:
+def test_the_newest_frame_counts_and_phases_are_numbered(line) -> None:
     robot, link = line
     assert link.latest() is None
     for tick in range(5):
-        send(robot.connection, message(0, tick, gate=tick == 1))
-    until(lambda: link._newest is not None and link._newest.time_s == pytest.approx(0.2))
+        send(robot.connection, message(0, tick, phase=tick // 2, stamps={"x": 0.01}))
+    until(lambda: link.latest() is not None and link.latest().time_s == pytest.approx(0.2))
     frame = link.latest()
-    assert frame.obs["x"] == 4 and frame.gate  # that of tick 1
-    assert not link.latest().gate
-    send(robot.connection, message(0, 5, gate=True))
-    until(lambda: link._newest.time_s == pytest.approx(0.25))
-    assert link.latest().gate and not link.latest().gate  # one frame, looked at twice
-    send(robot.connection, message(0, 6, gate=True))
-    send(robot.connection, message(1, 0))
-    until(lambda: link._newest.episode == 1)
-    assert not link.latest().gate  # of an episode that is over
+    assert frame.obs["x"] == 4 and frame.phase == 2 and frame.stamps == {"x": 0.01}
+    assert link.latest() is frame and not link.trouble
+
+
+def test_a_line_that_is_silent_is_made_anew(line, monkeypatch) -> None:
+    """Its other end may have gone without a word."""
+    robot, link = line
+    monkeypatch.setattr(link_module, "SILENT_S", 0.2)
+    robot.connection.close()
+    robot.accept()  # the new line has the short patience
+    robot.accept()
+    assert link.connections == 3
 
 
 def test_actions_and_stops_go_the_other_way(line) -> None:
@@ -100,11 +109,29 @@ def test_a_line_that_is_cut_is_joined_again(line) -> None:
     assert link.connections == 2
 
 
-@pytest.mark.parametrize("data", [struct.pack("!I", 2**31), struct.pack("!I", 1) + b"\xc1"])
-def test_what_is_no_frame_ends_the_line_and_not_the_loop(line, data) -> None:
+def packed(**fields) -> bytes:
+    found = {k: v for k, v in message(0, 0, **fields).items() if v is not None}
+    data = link_module.pack(found)
+    return struct.pack("!I", len(data)) + data
+
+
+@pytest.mark.parametrize(
+    ("data", "trouble"),
+    [
+        (struct.pack("!I", 2**31), "a message of 2,147,483,648 bytes"),
+        (struct.pack("!I", 1) + b"\xc1", ""),
+        (packed(session=None), "frame lacks 'session'; it needs session, episode"),
+        (packed(gate=True), "has an unknown 'gate'"),
+        (packed(held=1), "held of a robot's frame must be"),
+        (packed(phase=True), "phase of a robot's frame must be"),
+        (packed(time_s=float("nan")), "time_s of a robot's frame is nan"),
+    ],
+)
+def test_what_is_no_frame_ends_the_line_and_not_the_loop(line, data, trouble) -> None:
     robot, link = line
     robot.connection.sendall(data)
     robot.accept()  # it has come again
+    assert trouble in link.trouble and link.trouble
     send(robot.connection, message(0, 1))
     until(lambda: link.latest() is not None)
 
@@ -112,42 +139,100 @@ def test_what_is_no_frame_ends_the_line_and_not_the_loop(line, data) -> None:
 # ---- the log --------------------------------------------------------------------------------
 
 
-def test_a_log_replays_exactly_and_names_its_bundle(bundles, tmp_path) -> None:
+def play(robot: Robot, frames: list[dict], taken: list) -> None:
+    """A far end in real time: tells each frame, and what was sent for it is taken down."""
+    robot.accept()
+    with contextlib.suppress(OSError):  # the run is over
+        for number, told in enumerate(frames):
+            send(robot.connection, message(0, number, **told))
+            taken.append(receive(robot.connection))
+
+
+@pytest.fixture
+def run(bundles, tmp_path):
+    """A run of 1.5 s against a far end that cuts nothing, but shows nothing for a while."""
     from tests.export.small import seen
 
     policy, path = bundles("memory_vla")
-    runtime = Runtime.load(path)
-    journal = Journal(tmp_path / "run.log", runtime)
-    worker = Worker(runtime, journal.ask)
-    rng = np.random.default_rng(0)
-    for tick, obs in enumerate(seen(policy, 6)):
-        noise = rng.standard_normal((1, *runtime.spec.noise_shape)).astype(np.float32)
-        ask = make_ask(obs, tick, noise)
-        worker.ask(ask)
-        until(lambda: worker.answer() is not None)
-        journal.tick({"tick": tick, "action": np.zeros(7, np.float32)})
-    worker.close()
+    runtime, far, taken = Runtime.load(path), Robot(), []
+    obs = [{k: v[0] for k, v in one.items()} for one in seen(policy, 40)]
+    for tick, one in enumerate(obs):
+        one["eef_pos_world_m"] = np.array([0.01 * tick, 0.0, 1.0], np.float32)
+    frames = [{"obs": one, "held": 5 <= tick < 9, "phase": tick // 12}
+              for tick, one in enumerate(obs)]  # fmt: skip
+    for told in frames[20:26]:
+        told["obs"] = {**told["obs"], "eef_pos_world_m": np.full(3, np.nan, np.float32)}
+    specs = {key: vars(spec) for key, spec in runtime.spec.observations.items()}
+    specs["eef_pos_world_m"] = {"shape": [3], "dtype": "float32", "unit": "m"}
+    options = {"base_pos_world_m": [0.0, 0.1, 0.0], "gripper_command": [1.0, 0.0]}
+    robot = RobotConfig("far", observations=specs, stale_s=0.6, most_speed_m_s=0.2, **options)
+    thread = threading.Thread(target=play, args=(far, frames, taken), daemon=True)
+    thread.start()
+    log = tmp_path / "run.log"
+    driven = drive(runtime, robot, "127.0.0.1", far.port, log, seed=3, seconds=1.5)
+    far.listener.close()
+    return path, log, driven, robot, taken
+
+
+def test_a_run_replays_exactly_and_keeps_its_limits(run, bundles, tmp_path) -> None:
+    path, log, driven, robot, taken = run
+    rows = list(read_journal(log))
+    ticks = [row for row in rows if row["kind"] == "tick"]
+    found = replay(log, Runtime.load(path))
+    assert found.exact and found.ticks == len(ticks) == driven.counters.ticks
+    assert found.observed == driven.counters.observed >= 3
+    assert found.answers >= 2 and driven.connections == 1 and not driven.trouble
+    acted = [row for row in ticks if row["what"] == "act" and np.abs(row["action"][:3]).any()]
+    assert acted
+    for row in acted:
+        move = row["action"][:3] * robot.pos_per_unit_m
+        assert np.linalg.norm(move) <= robot.most_speed_m_s / robot.control_hz + 1e-6
+    assert {"held", "act"} <= {row["what"] for row in ticks}
+    sent = [m["action"][6] for m in taken if m and "action" in m]
+    assert sent and all(0.0 <= value <= 1.0 for value in sent)  # the robot's own gripper
+    changed = [r for r in rows if r["kind"] == "ask" and "chunk" in r][-1]
+    assert changed["seconds"] > 0
+
+    # What was changed is found: a chunk, an action, a tick that was left out.
+    for change in ("chunk", "action", "took"):
+        other = tmp_path / f"{change}.log"
+        damaged(rows, other, change)
+        again = replay(other, Runtime.load(path))
+        assert not again.exact, change
+
+
+def damaged(rows: list[dict], path, change: str) -> None:
+    """Writes the log again with one thing changed."""
+    journal = object.__new__(Journal)
+    journal._file, journal._lock = path.open("xb"), threading.Lock()
+    left = True
+    for row in rows:
+        row = dict(row)
+        if left and change == "took" and row.get("took", -1) >= 0:
+            row["took"], left = -1, False
+        elif left and change in row and change != "took":
+            row[change], left = row[change] + np.float32(1e-3), False
+        journal._write(row)
     journal.close()
-    assert replay(tmp_path / "run.log", Runtime.load(path)) == (5, 0.0)
-    kinds = [row["kind"] for row in read_journal(tmp_path / "run.log")]
-    assert kinds == ["start"] + ["ask", "tick"] * 6
-    whole = (tmp_path / "run.log").read_bytes()
+
+
+def test_a_log_is_whole_or_refused(run, bundles, tmp_path) -> None:
+    path, log, *_ = run
+    count, whole = len(list(read_journal(log))), log.read_bytes()
     (tmp_path / "cut.log").write_bytes(whole[:-3])
-    assert len(list(read_journal(tmp_path / "cut.log"))) == len(kinds) - 1
+    assert len(list(read_journal(tmp_path / "cut.log"))) == count - 1
     (tmp_path / "bad.log").write_bytes(whole[:200] + b"\xff" * 200 + whole[400:])
     with pytest.raises(DataError, match="no log of a run, or damaged"):
         list(read_journal(tmp_path / "bad.log"))
     with pytest.raises(DataError, match="already"):
-        Journal(tmp_path / "run.log", runtime)
+        Journal(log, Runtime.load(path))
     with pytest.raises(DataError, match="is of the bundle memory_vla"):
-        replay(tmp_path / "run.log", Runtime.load(bundles("hcam")[1]))
+        replay(log, Runtime.load(bundles("hcam")[1]))
     with pytest.raises(DataError, match="can't read"):
         list(read_journal(tmp_path / "none.log"))
 
 
 def make_ask(obs, tick: int, noise):
-    from embodied.deploy.loop import Ask
-
     return Ask(tick, 0, obs, 0.4 * tick, tick == 0, tick != 1, noise, tick)
 
 
@@ -165,7 +250,7 @@ def test_a_policy_that_fails_is_told(bundles) -> None:
 
 
 @pytest.mark.sim
-def test_a_simulated_robot_in_real_time(bundles) -> None:
+def test_a_simulated_robot_in_real_time(bundles, tmp_path) -> None:
     """An untrained policy drives for two seconds: rates, memory ticks and limits are kept."""
     from embodied.core.task import EnvConfig
     from embodied.deploy.simulated import SimulatedConfig, SimulatedRobot
@@ -183,20 +268,17 @@ def test_a_simulated_robot_in_real_time(bundles) -> None:
     thread = threading.Thread(target=simulated.run, daemon=True)
     thread.start()
     assert started.wait(60)
-    link = RobotLink("127.0.0.1", ports[0])
-    until(lambda: link.latest() is not None, 20)
     specs = {key: vars(spec) for key, spec in runtime.spec.observations.items()}
     robot = RobotConfig(name="simulated", observations=specs, stale_s=1.0, watchdog_s=5.0)
-    rows: list[dict] = []
-    loop = ControlLoop(runtime, robot, link, journal=rows.append)
-    loop.run(seconds=2.0)
-    link.close()
-    loop.worker.close()
+    log = tmp_path / "run.log"
+    driven = drive(runtime, robot, "127.0.0.1", ports[0], log, seconds=2.0)
     simulated.stop()
     thread.join(10)
     assert not thread.is_alive()
-    assert 20 <= loop.counters.ticks <= 41
-    assert 2 <= loop.counters.observed <= 8  # some five of 0.4 s, and gates
+    rows = [row for row in read_journal(log) if row["kind"] == "tick"]
+    assert 20 <= driven.counters.ticks == len(rows) <= 41
+    assert 2 <= driven.counters.observed <= 8  # some five of 0.4 s, and gates
     assert all(np.abs(row["action"]).max() <= 1 for row in rows)
-    times = [row["time_s"] for row in rows if row["time_s"] >= 0]
-    assert times == sorted(times) or len({row["episode"] for row in rows}) > 1
+    told = [(row["session"], row["episode"], row["time_s"]) for row in rows if "session" in row]
+    assert told and told == sorted(told)
+    assert replay(log, Runtime.load(path)).exact

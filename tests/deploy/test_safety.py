@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -18,6 +18,7 @@ from tests.deploy.fakes import robot
 numbers = st.floats(-10, 10)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a busy machine
 @given(arrays(np.float64, 7, elements=numbers), arrays(np.float64, 3, elements=st.floats(-1, 1.5)))
 def test_no_action_leaves_the_limits(action, hand) -> None:
     config = robot(most_speed_m_s=0.4, most_turn_rad_s=1.0)
@@ -55,25 +56,49 @@ def test_the_package_s_own_robots_are_whole() -> None:
     assert panda.control_hz == 20 and "front_image_u8" in panda.specs()
 
 
+def written(tmp_path, **fields) -> str:
+    """A description's file: a whole one, with other `fields`; None leaves one out."""
+    whole = {
+        "name": "r", "control_hz": 20.0, "observations": {"x": {"shape": [1], "dtype": "float32"}},
+        "workspace_low_m": [0, 0, 0], "workspace_high_m": [1, 1, 1],
+    }  # fmt: skip
+    whole = {name: value for name, value in {**whole, **fields}.items() if value is not None}
+    (tmp_path / "r.json").write_text(json.dumps(whole))
+    return str(tmp_path / "r.json")
+
+
+ARM = {"joints": ["a"], "joint_low_rad": [-1], "joint_high_rad": [1], "home_rad": [0]}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "x"}, "needs a name and the observations"),
+        ({"observations": {}}, "needs a name and the observations"),
+        ({"workspace_low_m": None, "name": None}, "lacks name, workspace_low_m; a robot's"),
         ({"speed": 1}, "unknown option of robot r.json 'speed'"),
         ({"control_hz": "fast"}, "robot.control_hz: expected float"),
         ({"late": "never"}, "late"),
         ({"stale_s": 0.0}, "stale_s must be > 0"),
         ({"stale_s": 2.0}, "is less than stale_s"),
         ({"wait_s": 0.05}, "wait_s must be within 0 and a control period"),
-        ({"workspace_low_m": [1, 2]}, "workspace_low_m must be three numbers"),
-        ({"workspace_low_m": [9.0, 0.0, 0.0]}, "workspace_low_m must be three numbers"),
-        ([], "must hold a map"),
+        ({"workspace_low_m": [1, 2]}, "workspace_low_m must be a list of 3 numbers"),
+        ({"workspace_low_m": [9.0, 0.0, 0.0]}, "workspace_low_m must be less than"),
+        ({"base_pos_world_m": [0, 0, "x"]}, "base_pos_world_m must be a list of 3 numbers"),
+        ({"base_quat_xyzw": [0, 0, 0, 2.0]}, "base_quat_xyzw must be of length 1, is 2"),
+        ({"gripper_reading": [1.0, 1.0]}, "gripper_reading reads the same"),
+        ({**ARM, "joint_low_rad": []}, "joint_low_rad must be a list of 1 numbers"),
+        ({**ARM, "home_rad": [2]}, "a needs joint_low_rad <= home_rad <= joint_high_rad"),
+        ({**ARM, "joints": []}, "joint_low_rad must be a list of 0 numbers"),
     ],
 )
 def test_descriptions_that_do_not_fit_are_refused(fields, message, tmp_path) -> None:
-    (tmp_path / "r.json").write_text(json.dumps(fields))
     with pytest.raises(ConfigError, match=message):
-        read_robot(tmp_path / "r.json")
+        read_robot(written(tmp_path, **fields))
+
+
+def test_a_description_may_explain_itself(tmp_path) -> None:
+    found = read_robot(written(tmp_path, **ARM, about="An arm.", about_joints="One of them."))
+    assert found.joints == ["a"] and found.home_rad == [0]
 
 
 def test_files_that_are_no_description_are_refused(tmp_path) -> None:
@@ -81,9 +106,14 @@ def test_files_that_are_no_description_are_refused(tmp_path) -> None:
         read_robot("pandas")
     with pytest.raises(ConfigError, match="can't read"):
         read_robot(tmp_path / "none.json")
-    (tmp_path / "r.json").write_text("{")
-    with pytest.raises(ConfigError, match="is no JSON"):
-        read_robot(tmp_path / "r.json")
+    for text, message in (
+        ("{", "is no JSON"),
+        ("[]", "must hold a map"),
+        ('{"name": 1, "name": 2}', "name given twice"),
+    ):  # fmt: skip
+        (tmp_path / "r.json").write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_robot(tmp_path / "r.json")
     config = robot(observations={"x": {"size": 3}})
     with pytest.raises(ConfigError, match="observation 'x' needs shape"):
         config.specs()

@@ -55,6 +55,12 @@ class Executor(abc.ABC):
           ActionError: If an answer of `rows` is not finite or has another shape.
         """
 
+    def skip(self, rows: np.ndarray, ticks: int) -> None:  # noqa: B027  (a default)
+        """Lets the first `ticks` actions of the newest answer of `rows` pass undone: it was late.
+
+        Nothing where answers are not tied to control ticks, as by default.
+        """
+
     @abc.abstractmethod
     def act(self, observation: Observation, rows: np.ndarray) -> np.ndarray:
         """Returns float32 [B, A]: the action of this control tick; zeros outside `rows`."""

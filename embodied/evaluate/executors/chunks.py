@@ -84,6 +84,9 @@ class ChunkPrefix(ChunkExecutor):
         self.chunk[rows] = chunk[rows]
         self.age[rows] = 0
 
+    def skip(self, rows: np.ndarray, ticks: int) -> None:
+        self.age[rows] = np.minimum(self.age[rows] + ticks, self.horizon)
+
     def act(self, observation: Observation, rows: np.ndarray) -> np.ndarray:
         ready = self.age < self.steps
         index = np.minimum(self.age, self.horizon - 1)
@@ -132,6 +135,9 @@ class ChunkEnsemble(ChunkExecutor):
         self.ages[rows] = np.roll(self.ages[rows], 1, axis=1)
         self.chunks[rows, 0] = chunk[rows]
         self.ages[rows, 0] = 0
+
+    def skip(self, rows: np.ndarray, ticks: int) -> None:
+        self.ages[rows, 0] = np.minimum(self.ages[rows, 0] + ticks, self.horizon)
 
     def act(self, observation: Observation, rows: np.ndarray) -> np.ndarray:
         valid = self.ages < self.horizon  # [B, H]
