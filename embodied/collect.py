@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from embodied.core import ticks
 from embodied.core.errors import ConfigError, DataError
 from embodied.core.rng import VALIDATION_SEED_START
-from embodied.core.task import EnvConfig
+from embodied.core.task import EnvConfig, check_moves_arm
 
 if TYPE_CHECKING:
     from embodied.data.manifest import Manifest
@@ -94,6 +94,7 @@ def collect(
     from embodied.data.workers import Job, Pool
 
     config = config or EnvConfig()
+    check_moves_arm(config.control)
     plan = _plan(episodes, seed_start, noise, observe_on, observe_period_s, label_horizon)
     if env_factory is None:
         from embodied import registry

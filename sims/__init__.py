@@ -46,9 +46,21 @@ def make_env(info: TaskInfo, **env_kwargs: Any) -> Any:
         from sims.recall.gym_env import RecallEnv
 
         return RecallEnv(info, **env_kwargs)
+    return memory_bench_env(info, **env_kwargs)
+
+
+def memory_bench_env(task: str | TaskInfo, control: str = "fast", **env_kwargs: Any) -> Any:
+    """Returns a MemoryBench environment: an arm to move, or under ``"choice"`` a cue to name.
+
+    See :class:`sims.gym_env.MemoryBenchEnv` and :class:`sims.memory_bench.choice.ChoiceEnv`.
+    """
+    if control == "choice":
+        from sims.memory_bench.choice import ChoiceEnv
+
+        return ChoiceEnv(task, **env_kwargs)
     from sims.gym_env import MemoryBenchEnv
 
-    return MemoryBenchEnv(info, **env_kwargs)
+    return MemoryBenchEnv(task, control=control, **env_kwargs)
 
 
 def make_vec(
@@ -96,7 +108,7 @@ def _register() -> None:
         if env_id not in registry:
             register(
                 id=env_id,
-                entry_point=_RECALL_ENV if _is_recall(name) else "sims.gym_env:MemoryBenchEnv",
+                entry_point=_RECALL_ENV if _is_recall(name) else "sims:memory_bench_env",
                 kwargs={"task": name},
                 disable_env_checker=True,  # it would copy and check every observation of a run
             )

@@ -10,7 +10,7 @@ import numpy as np
 
 import sims
 from embodied.core.errors import ConfigError, SimulatorError, unknown_name
-from embodied.core.specs import ActionSpec, ArraySpec
+from embodied.core.specs import DISCRETE, ActionSpec, ArraySpec
 from embodied.core.task import TaskInfo
 from sims.memory_bench.action import ACTION_NAMES, ACTION_SIZE, CONTROL_HZ, check_action
 
@@ -80,7 +80,7 @@ class MemoryBenchEnv(gymnasium.Env):
         self._render_every_step = bool(render_every_step)
         self._build(observation, cameras, image_size, control, visuals)
         self.observation_space = observation_space(self.observer.specs)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+        self.action_space = action_space(self.action_spec)
         self._picture_requested = False
         self._episode_seed: int | None = None
         self._over = True
@@ -321,6 +321,13 @@ class MemoryBenchEnv(gymnasium.Env):
         self.controller.restore(state)
         self.task.restore(state)
         self._episode_seed, self._over = self.task.seed, self.task.decided
+
+
+def action_space(spec: ActionSpec) -> gymnasium.Space:
+    """Returns the Gymnasium space of one action."""
+    if spec.kind == DISCRETE:
+        return gymnasium.spaces.Discrete(spec.size)
+    return gymnasium.spaces.Box(-1.0, 1.0, (spec.size,), np.float32)
 
 
 def observation_space(specs: Mapping[str, ArraySpec]) -> gymnasium.spaces.Dict:

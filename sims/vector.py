@@ -21,10 +21,11 @@ from gymnasium.vector.utils import batch_space
 
 from embodied.core import errors
 from embodied.core.errors import ActionError, ConfigError, SimulatorError, unknown_name
-from embodied.core.specs import ArraySpec
+from embodied.core.specs import DISCRETE, ActionSpec, ArraySpec
 from embodied.core.task import TaskInfo
-from sims.gym_env import observation_space
-from sims.memory_bench.action import ACTION_SIZE, CONTROL_HZ
+from sims.choices import check_choices
+from sims.gym_env import action_space, observation_space
+from sims.memory_bench.action import CONTROL_HZ
 from sims.worker import DISABLED, SAME_STEP, Rows, array_layout, views
 
 _MODES = {DISABLED: AutoresetMode.DISABLED, SAME_STEP: AutoresetMode.SAME_STEP}
@@ -45,7 +46,7 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
       copy: Whether returned observations are copies; False returns views of shared arrays
         that the next step overwrites.
       timeout_s: Longest wait for a worker's answer.
-      **env_kwargs: Arguments of :class:`sims.gym_env.MemoryBenchEnv` but `task`.
+      **env_kwargs: Arguments of :func:`sims.memory_bench_env` but `task`.
 
     Infos are a dict of name -> array or list over all rows, for rows that were not stepped as
     they were. Under ``same_step`` the rows in ``infos["_final_obs"]`` (bool [n]) ended in this
@@ -101,16 +102,19 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
         self.observation_specs: dict[str, ArraySpec] = facts["specs"]
         self._spec_dict, self.horizon = facts["spec_dict"], facts["horizon"]
         self.mjcf_sha256: str = facts["mjcf_sha256"]
-        self._layout, self._size = array_layout(self.observation_specs, self.num_envs, ACTION_SIZE)
+        self.action_spec: ActionSpec = facts["action"]
+        self._layout, self._size = array_layout(
+            self.observation_specs, self.num_envs, self.action_spec
+        )
         self.single_observation_space = observation_space(self.observation_specs)
-        self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+        self.single_action_space = action_space(self.action_spec)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.render_mode = "rgb_array"
         self.metadata = {
             "autoreset_mode": _MODES[self.autoreset],
             "render_fps": CONTROL_HZ,
-            "control_hz": float(CONTROL_HZ),
+            "control_hz": facts["control_hz"],
             "render_modes": ["rgb_array"],
         }
 
@@ -175,7 +179,8 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
         """Advances rows by one control tick.
 
         Args:
-          actions: float32 [n, 7] in [-1, 1]; those of rows that are not stepped are ignored.
+          actions: float32 [n, 7] in [-1, 1], or whole numbers [n] under control by choice;
+            those of rows that are not stepped are ignored.
           render: bool [n], rows to draw pictures of (gates and resets are always drawn; see
             ``infos["image_fresh"]``). None follows ``render_every_step``.
           active: bool [n], rows to step; others stay as they are. None steps all.
@@ -185,26 +190,17 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
           truncated bool [n] (they stay set until the row is reset), infos.
 
         Raises:
-          ActionError: For a wrong shape, or NaN or an element outside [-1, 1] in a stepped row.
+          ActionError: For a wrong shape, or NaN or an element out of range in a stepped row.
           SimulatorError: If a worker dies, a simulation diverges, or a row was never reset.
         """
         n = self.num_envs
         active = np.ones(n, bool) if active is None else np.asarray(active, bool)
-        actions = np.asarray(actions)
-        if actions.shape != (n, ACTION_SIZE):
-            raise ActionError(f"actions: expected shape ({n}, {ACTION_SIZE}), got {actions.shape}")
         missing = [row for row, info in enumerate(self._infos) if active[row] and not info]
         if missing:
             raise SimulatorError(f"rows {missing} were never reset; call reset(seed=...) first")
         over = self._arrays["terminated"] | self._arrays["truncated"]
         active = active if self.autoreset == SAME_STEP else active & ~over
-        bad = active & ~(np.abs(actions).max(1) <= 1.0 + 1e-6)
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise ActionError(
-                f"action of row {row}: expected {ACTION_SIZE} finite numbers in [-1, 1], got "
-                f"{np.asarray(actions[row]).tolist()}; clip or rescale it before step()"
-            )
+        actions = self._checked(np.asarray(actions), active)
         self._arrays["action"][active] = actions[active]
         drawn = None if render is None else np.asarray(render, bool).tolist()
         self._take(self._do("step", active.tolist(), drawn))
@@ -216,6 +212,49 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
             arrays["truncated"].copy(),
             self._collect_infos(),
         )
+
+    def _checked(self, actions: np.ndarray, active: np.ndarray) -> np.ndarray:
+        n, spec = self.num_envs, self.action_spec
+        if spec.kind == DISCRETE:
+            return check_choices(actions, (n,), spec.names, self._spec_dict["task"], active)
+        if actions.shape != (n, spec.size):
+            raise ActionError(f"actions: expected shape ({n}, {spec.size}), got {actions.shape}")
+        bad = active & ~(np.abs(actions).max(1) <= 1.0 + 1e-6)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise ActionError(
+                f"action of row {row}: expected {spec.size} finite numbers in [-1, 1], got "
+                f"{actions[row].tolist()}; clip or rescale it before step()"
+            )
+        return actions
+
+    def observe(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns the present observations and infos of all rows."""
+        return self._observations(), self._collect_infos()
+
+    def save_state(self) -> dict[str, np.ndarray]:
+        """Returns all episodes as arrays; `restore_state` puts them back exactly.
+
+        Raises:
+          SimulatorError: If a row was never reset.
+        """
+        states = self._do("states")
+        return {key: np.stack([states[r][key] for r in range(self.num_envs)]) for key in states[0]}
+
+    def restore_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continues from what `save_state` returned.
+
+        Raises:
+          ConfigError: If it is of another task, controller or number of rows.
+        """
+        rows = {len(value) for value in state.values()}
+        if rows != {self.num_envs}:
+            raise ConfigError(
+                f"the saved state is of {sorted(rows)} rows, expected {self.num_envs}; make the "
+                "vector environment with as many rows as it was saved with"
+            )
+        states = [{k: v[row] for k, v in state.items()} for row in range(self.num_envs)]
+        self._take(self._do("resume", dict(enumerate(states))))
 
     def call(self, name: str, row: int, *args: Any) -> Any:
         """Calls a method of one row's environment (or returns an attribute) and returns it.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from embodied.core.specs import ArraySpec  # noqa: E402
+from embodied.core.specs import DISCRETE, ActionSpec, ArraySpec  # noqa: E402
 
 if TYPE_CHECKING:
     from sims.gym_env import MemoryBenchEnv
@@ -30,7 +30,7 @@ _ALIGN = 64
 
 
 def array_layout(
-    observations: Mapping[str, ArraySpec], num_envs: int, action_size: int
+    observations: Mapping[str, ArraySpec], num_envs: int, action: ActionSpec
 ) -> tuple[list[tuple[str, str, tuple[int, ...], int]], int]:
     """Returns where each array of all rows lies in one buffer.
 
@@ -39,7 +39,9 @@ def array_layout(
     """
     arrays = [(f"obs/{k}", s.dtype, (num_envs, *s.shape)) for k, s in observations.items()]
     arrays += [
-        ("action", "float32", (num_envs, action_size)),
+        ("action", "int64", (num_envs,))
+        if action.kind == DISCRETE
+        else ("action", "float32", (num_envs, action.size)),
         ("reward", "float64", (num_envs,)),
         ("terminated", "bool", (num_envs,)),
         ("truncated", "bool", (num_envs,)),
@@ -69,20 +71,20 @@ class Rows:
       rows: Indices of these rows in the whole batch.
       num_envs: Rows of the whole batch; the stride of automatic seeds.
       autoreset: ``"disabled"`` or ``"same_step"``.
-      env_kwargs: Arguments of :class:`sims.gym_env.MemoryBenchEnv`.
+      env_kwargs: Arguments of :func:`sims.memory_bench_env`.
     """
 
     def __init__(
         self, rows: Sequence[int], num_envs: int, autoreset: str, env_kwargs: Mapping[str, Any]
     ) -> None:
-        from sims.gym_env import MemoryBenchEnv
+        from sims import memory_bench_env
 
         self.rows, self.num_envs, self.autoreset = list(rows), num_envs, autoreset
         kwargs = dict(env_kwargs)
         self._draw_always = bool(kwargs.pop("render_every_step", True))
         kwargs.setdefault("render_mode", "rgb_array")
         self._envs: dict[int, MemoryBenchEnv] = {
-            row: MemoryBenchEnv(**kwargs, render_every_step=False) for row in self.rows
+            row: memory_bench_env(**kwargs, render_every_step=False) for row in self.rows
         }
         self._experts: dict[int, Any] = {}
         self._seeds: dict[int, int] = {}
@@ -94,6 +96,8 @@ class Rows:
         env = self._envs[self.rows[0]]
         return {
             "specs": dict(env.observation_specs),
+            "action": env.action_spec,
+            "control_hz": env.metadata["control_hz"],
             "spec_dict": env.spec_dict(),
             "horizon": env.horizon,
             "mjcf_sha256": env.mjcf_sha256,
@@ -152,6 +156,24 @@ class Rows:
             arrays["reward"][row] = reward
             arrays["terminated"][row], arrays["truncated"][row] = terminated, truncated
             infos[row] = info
+        return infos
+
+    def states(self) -> dict[int, dict[str, np.ndarray]]:
+        """Returns what each row's environment saves."""
+        return {row: env.save_state() for row, env in self._envs.items()}
+
+    def resume(self, states: Mapping[int, Mapping[str, np.ndarray]]) -> dict[int, dict[str, Any]]:
+        """Puts back states of all rows; returns the infos of these rows."""
+        infos = {}
+        for row, env in self._envs.items():
+            env.restore_state(states[row])
+            env.fill(self._obs[row], draw=True)
+            reward, terminated, truncated = env.outcome()
+            self._seeds[row] = env.task.seed
+            self._arrays["reward"][row] = reward if env.over else 0.0
+            self._arrays["terminated"][row] = terminated
+            self._arrays["truncated"][row] = truncated
+            infos[row] = env.current_info(fresh=True)
         return infos
 
     def call(self, name: str, row: int, args: Sequence[Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from embodied import registry
 from embodied.commands.base import Command, command_line, finish, table
 from embodied.core.errors import ConfigError
-from embodied.core.task import EnvConfig
+from embodied.core.task import EnvConfig, check_moves_arm
 
 
 @dataclasses.dataclass
@@ -38,6 +38,7 @@ class Options:
     def __post_init__(self) -> None:
         for control in self.controls:
             EnvConfig(control=control)  # refuses unknown names
+            check_moves_arm(control)
         if self.seeds < 1 or self.episodes < 1:
             raise ConfigError(
                 f"expected seeds >= 1 and episodes >= 1, got {self.seeds} and {self.episodes}"

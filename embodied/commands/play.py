@@ -10,7 +10,7 @@ from embodied import registry
 from embodied.commands.base import Command, command_line, finish
 from embodied.core.errors import ConfigError
 from embodied.core.rng import EVAL_SEED_START
-from embodied.core.task import IMITATION, EnvConfig
+from embodied.core.task import IMITATION, EnvConfig, check_moves_arm
 
 if TYPE_CHECKING:
     from embodied.play import Played
@@ -60,6 +60,7 @@ class Options:
             raise ConfigError(f"out={self.out}: expected the name of a video, ending in .mp4")
         if self.out and Path(self.out).exists():
             raise ConfigError(f"{self.out} already exists; choose another out= or remove it")
+        check_moves_arm(self.control)
         if self.keyboard and self.policy:
             raise ConfigError("--keyboard and policy= name two players; give one of them")
 

@@ -13,6 +13,9 @@ PHASES = (CUE, GAP, EXECUTE)
 
 IMITATION, REINFORCEMENT = "imitation", "reinforcement"
 
+CHOICE = "choice"
+"""Control by naming a cue: an expert's motion acts on that belief."""
+
 FAILURE_KINDS = ("", "wrong_choice", "early_commit", "motor", "timeout")
 """'' while undecided or on success. `wrong_choice` is a memory failure; `motor` (dropped,
 knocked over, right target missed) and `timeout` are execution failures."""
@@ -79,7 +82,9 @@ class EnvConfig:
         ``"rgbd"`` (and depth).
       cameras: Camera names whose images are observed (ignored for ``"state"``).
       image_size: Height and width of every image in pixels.
-      control: ``"fast"`` (position actuators and inverse kinematics) or ``"osc"`` (robosuite).
+      control: ``"fast"`` (position actuators and inverse kinematics), ``"osc"`` (robosuite), or
+        ``"choice"``: an action is the number of a cue, and the expert's motion acts on that
+        belief under ``fast``; for reinforcement, since there is nothing to demonstrate.
       visuals: ``"lite"`` (low-poly) or ``"full"`` (robosuite's stock look).
       reward: ``"sparse"`` or ``"dense"``.
       knobs: Knob overrides on top of the level.
@@ -107,10 +112,23 @@ class EnvConfig:
 
 _CHOICES = {
     "observation": ("state", "rgb", "rgbd"),
-    "control": ("fast", "osc"),
+    "control": ("fast", "osc", CHOICE),
     "visuals": ("lite", "full"),
     "reward": ("sparse", "dense"),
 }
+
+
+def check_moves_arm(control: str) -> None:
+    """Refuses control by choice where a hand's motion is what is wanted.
+
+    Raises:
+      ConfigError: For ``"choice"``.
+    """
+    if control == CHOICE:
+        raise ConfigError(
+            "control=choice names a cue and moves no hand by itself, so there is nothing to "
+            "demonstrate or certify; use control=fast or osc"
+        )
 
 
 def paired_levels(tasks: list[str], level: str, levels: list[str]) -> list[str]:

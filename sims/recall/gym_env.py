@@ -9,8 +9,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from embodied.core.errors import ActionError, ConfigError, SimulatorError, unknown_name
+from embodied.core.errors import ConfigError, SimulatorError, unknown_name
 from embodied.core.specs import ActionSpec, ArraySpec
+from sims.choices import check_choices
 from sims.recall.catalog import TASKS, make_game
 from sims.recall.game import CONTROL_HZ, Game, RecallInfo, cue_array, seed_array
 
@@ -94,7 +95,7 @@ class RecallEnv(gymnasium.Env):
           ActionError: For anything else.
           SimulatorError: If the episode is over.
         """
-        actions = check_actions(np.asarray(action), self.game, ())
+        actions = check_choices(np.asarray(action), (), self.game.action_names, self.info.name)
         if self.over:
             raise SimulatorError("step() after the episode ended; call reset(seed=...) first")
         game = self.game
@@ -219,42 +220,6 @@ def observation_space(specs: Mapping[str, ArraySpec]) -> gymnasium.spaces.Dict:
             for key, s in specs.items()
         }
     )
-
-
-def check_actions(
-    actions: np.ndarray,
-    game: Game,
-    shape: tuple[int, ...],
-    active: np.ndarray | None = None,
-) -> np.ndarray:
-    """Returns the actions as int64.
-
-    Args:
-      actions: What was given.
-      game: The game they are for.
-      shape: Shape that they must have.
-      active: bool [n], rows whose actions must be in range; None for all.
-
-    Raises:
-      ActionError: For another shape, no whole numbers, or a number out of range.
-    """
-    size = len(game.action_names)
-    if actions.shape != shape or actions.dtype.kind not in "iu":
-        raise ActionError(
-            f"actions of {game.info.name}: expected whole numbers of shape {shape}, got "
-            f"{actions.dtype}{list(actions.shape)}; send the number of an action, 0 to {size - 1}"
-        )
-    actions = actions.astype(np.int64)
-    bad = (actions < 0) | (actions >= size)
-    if active is not None:
-        bad &= active
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise ActionError(
-            f"action of row {row} of {game.info.name}: expected 0 to {size - 1} "
-            f"({', '.join(game.action_names)}), got {int(np.ravel(actions)[row])}"
-        )
-    return actions
 
 
 def picture(game: Game, row: int, camera: str, size: int) -> np.ndarray:

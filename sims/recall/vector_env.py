@@ -11,9 +11,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from embodied.core.errors import ConfigError, SimulatorError, unknown_name
+from sims.choices import check_choices
 from sims.recall.catalog import make_game
 from sims.recall.game import ALL, CONTROL_HZ, RecallInfo, cue_array, seed_array
-from sims.recall.gym_env import check_actions, find, observation_space, picture, spec_dict
+from sims.recall.gym_env import find, observation_space, picture, spec_dict
 
 DISABLED, SAME_STEP = "disabled", "same_step"
 _MODES = {DISABLED: AutoresetMode.DISABLED, SAME_STEP: AutoresetMode.SAME_STEP}
@@ -158,7 +159,9 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
         game, n = self.game, self.num_envs
         over = game.terminated | game.truncated
         stepped = ~over if active is None else np.asarray(active, bool) & ~over
-        actions = check_actions(np.asarray(actions), game, (n,), stepped)
+        actions = check_choices(
+            np.asarray(actions), (n,), game.action_names, self.info.name, stepped
+        )
         missing = stepped & ~game.started
         if missing.any():
             rows = np.flatnonzero(missing).tolist()

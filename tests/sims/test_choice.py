@@ -1,0 +1,126 @@
+"""Control by choice: what a step is, who decides, what is refused; a learner on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from embodied.core.errors import ActionError, ConfigError
+from embodied.core.specs import DISCRETE
+from embodied.core.task import EXECUTE, GAP
+from tests.sims.conftest import assert_equal
+
+pytestmark = pytest.mark.sim
+
+KNOBS = {"gap_min_s": 0.7, "gap_max_s": 0.9}
+
+
+def choice_env(**kwargs):
+    import sims
+
+    return sims.memory_bench_env(
+        "remember_color", "choice", observation="state", knobs=KNOBS, **kwargs
+    )
+
+
+def test_a_choice_is_carried_out_to_its_end_and_decides():
+    env = choice_env()
+    assert env.action_spec.kind == DISCRETE and env.action_space.n == 3
+    assert env.metadata["control_hz"] == 2.0
+    for seed, chosen in ((3, None), (4, 0), (4, 1), (4, 2)):
+        _, info = env.reset(seed=seed)
+        steps, oracle = 0, env.make_expert()
+        times = [info["time_s"]]
+        while not env.over:
+            held = info["held"]
+            action = oracle.act() if chosen is None else chosen
+            _, reward, terminated, truncated, info = env.step(action)
+            times.append(info["time_s"])
+            steps += 1
+            if held:
+                assert not env.over and reward == 0.0
+        right = info["cue"] if chosen is None else chosen
+        assert info["success"] == (right == info["cue"]) and reward == info["success"]
+        assert info["failure_kind"] == ("" if info["success"] else "wrong_choice")
+        assert info["commit"] == env.task._colour_name(right)
+        assert steps <= env.horizon
+        # Half a second each while held, at most: two looks at the cue, one or two at the gap.
+        held_steps = np.diff(times[:-1])
+        assert len(held_steps) in (3, 4) and held_steps.max() == 0.5
+        assert terminated and not truncated
+
+
+def test_observations_are_those_of_the_moved_arm():
+    """Until go nothing differs from an episode of the same seed under control=fast."""
+    import sims
+
+    env = choice_env()
+    moved = sims.memory_bench_env("remember_color", observation="state", knobs=KNOBS)
+    obs, _ = env.reset(seed=7)
+    other, _ = moved.reset(seed=7)
+    assert_equal(obs, other)
+    while env.task.phase != EXECUTE:
+        obs, *_, info = env.step(0)
+        while moved.task.tick < env.task.tick:
+            other, *_ = moved.step(np.zeros(7, np.float32))
+        assert_equal(obs, other)
+    assert info["gate"] and not info["held"]
+
+
+def test_bad_choices_and_tasks_are_refused():
+    import sims
+
+    env = choice_env()
+    env.reset(seed=0)
+    with pytest.raises(ActionError, match=r"expected 0 to 2 \(0, 1, 2\), got 3"):
+        env.step(3)
+    with pytest.raises(ActionError, match="whole numbers"):
+        env.step(np.zeros(7, np.float32))
+    for task in ("put_block_back", "lift"):
+        with pytest.raises(ConfigError, match="not decided by naming a cue"):
+            sims.memory_bench_env(task, "choice", observation="state")
+    from embodied.commands.certify import Options as Certify
+    from embodied.commands.play import Options as Play
+
+    for make in (lambda: Certify(task="x", controls=["choice"]), lambda: Play(control="choice")):
+        with pytest.raises(ConfigError, match="nothing to demonstrate"):
+            make()
+
+
+@pytest.mark.parametrize("control", ["choice", "fast"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_is_saved_and_carried_on(control, workers):
+    import sims
+
+    vec = sims.make_vec(
+        "remember_color", 2, workers, observation="state", control=control, knobs=KNOBS
+    )
+    rng = np.random.default_rng(0)
+
+    def act():
+        n = vec.num_envs
+        return rng.integers(0, 3, n) if control == "choice" else rng.uniform(-1, 1, (n, 7))
+
+    try:
+        vec.reset(seed=[5, 6])
+        vec.step(act())
+        kept, (seen, info) = vec.save_state(), vec.observe()
+        assert set(info["phase"]) <= {"cue", GAP}
+        actions = [act() for _ in range(6)]
+        first = [vec.step(action) for action in actions]
+        vec.restore_state(kept)
+        again, _ = vec.observe()
+        assert_equal(seen, again)
+        for action, expected in zip(actions, first, strict=True):
+            found = vec.step(action)
+            assert_equal(expected[0], found[0])
+            for a, b in zip(expected[1:4], found[1:4], strict=True):
+                np.testing.assert_array_equal(a, b)
+        with pytest.raises(ConfigError, match=r"of \[1\] rows, expected 2"):
+            vec.restore_state({name: value[:1] for name, value in kept.items()})
+        if control == "choice":
+            vec.reset(seed=[5, 6])
+            with pytest.raises(ActionError, match="row 1"):
+                vec.step(np.array([0, 9]), active=[False, True])
+    finally:
+        vec.close()
