@@ -52,10 +52,10 @@ def make_env(info: TaskInfo, **env_kwargs: Any) -> Any:
 def memory_bench_env(task: str | TaskInfo, control: str = "fast", **env_kwargs: Any) -> Any:
     """Returns a MemoryBench environment: an arm to move, or under ``"choice"`` a cue to name.
 
-    See :class:`sims.gym_env.MemoryBenchEnv` and :class:`sims.memory_bench.choice.ChoiceEnv`.
+    See :class:`sims.gym_env.MemoryBenchEnv` and :class:`sims.memory_bench.control_choice.ChoiceEnv`.
     """
     if control == "choice":
-        from sims.memory_bench.choice import ChoiceEnv
+        from sims.memory_bench.control_choice import ChoiceEnv
 
         return ChoiceEnv(task, **env_kwargs)
     from sims.gym_env import MemoryBenchEnv
