@@ -151,6 +151,7 @@ def resources(watch: Watch) -> dict[str, Any]:
         "resident_bytes_after": watch.resident[-1],
         "resident_bytes_most": max(watch.resident),
         "growth_bytes": growth,
+        "resident_mib": [round(size / 2**20) for size in watch.resident],
         "open_files_before": files[0],
         "open_files_most": max(files),
         "open_files_after": files[-1],

@@ -113,8 +113,10 @@ class Server:
         sizes: Sequence[int] | None = None,
     ) -> None:
         self.config = config or ServerConfig()
-        self._engine_of, self._engines = engine, {1: engine(1)}
-        self._sizes = None if sizes is None else sorted(sizes, reverse=True)
+        # Known sizes are loaded now: amid the traffic, everybody would wait for it.
+        self._sizes = sorted({n for n in sizes or [1] if n <= self.config.batch}, reverse=True)
+        self._engine_of, self._engines = engine, {size: engine(size) for size in self._sizes}
+        self._any_size = sizes is None
         single = self._engines[1]
         self.spec = single.spec
         self._keeper = None
@@ -285,7 +287,7 @@ class Server:
         while len(errors) < len(requests):
             left = requests[len(errors) :]
             count = len(left)
-            if self._sizes is not None:
+            if not self._any_size:
                 count = next(size for size in self._sizes if size <= count)
             errors += self._attempt(left[:count])
         return errors

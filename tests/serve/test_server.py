@@ -140,7 +140,8 @@ def test_many_clients_at_once_get_what_each_would_get_alone(running) -> None:
 
 
 def test_batches_of_known_sizes_alone_are_used(running) -> None:
-    server = running([1, 4])
+    server = running([1, 4, 32])
+    assert server.server._engines.keys() == {1, 4}  # before the first message; 32 is too many
     with ThreadPoolExecutor(8) as pool:
 
         def few(_: int) -> None:
