@@ -31,6 +31,7 @@ from embodied.evaluate import inspection, keyframe_pictures, provenance, remote,
 from embodied.evaluate.config import EvaluateConfig
 from embodied.evaluate.executors import resolved
 from embodied.evaluate.interventions import check_intervention
+from embodied.evaluate.process import process_rates
 from embodied.evaluate.results import NONE, EpisodeResult, read_episodes, write_episodes
 from embodied.evaluate.runner import closing, run
 from embodied.evaluate.summary import compare_with_twin, summarise
@@ -229,6 +230,7 @@ def _measure(
     stored = read_episodes(twin / EPISODES) if isinstance(twin, Path) else []
     for setting in tasks:
         with closing(make_vec(config, setting)) as vector:
+            first, done = len(rows), len(episodes)
             for kind in config.intervene:
                 row, own = _row(config, loaded, setting, vector, kind, scratch, "policy")
                 rows.append(row)
@@ -243,6 +245,9 @@ def _measure(
                     theirs = [e for e in stored if (e.task, e.level, e.intervene) == same]
                 twin_episodes += theirs
                 row["twin"] = compare_with_twin(own, theirs, setting.ceiling)
+            if config.process:
+                plain = next(row for row in rows[first:] if row["intervene"] == NONE)
+                plain["process"] = process_rates(episodes[done:])
     write_episodes(scratch / EPISODES, episodes)
     if twin_episodes:
         write_episodes(scratch / TWIN_EPISODES, twin_episodes)
@@ -309,6 +314,7 @@ def _row(
         "batch": config.batch,
         **summarise(episodes, setting.ceiling, setting.expert),
         "twin": None,
+        "process": None,
         "wall_s": round(wall_s, 2),
         **pictures,
     }, episodes

@@ -9,6 +9,7 @@ from embodied.core.errors import ConfigError, unknown_name
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig
 from embodied.evaluate.executors import ExecutorConfig
+from embodied.evaluate.process import NEEDED
 from embodied.evaluate.results import INTERVENTIONS, NONE
 
 EPISODE, CALLS = "episode", "calls"
@@ -51,7 +52,10 @@ class EvaluateConfig:
       task: Tasks; by default all that the policy was trained on.
       level: Level; by default the one it was trained on.
       knobs: Knob overrides on top of the level.
-      intervene: Any of ``none``, ``swapped``, ``erased``, ``frozen``; a row each.
+      intervene: Any of ``none``, ``swapped``, ``erased``, ``frozen``, ``rewound`` and
+        ``swapped_rewound``; a row each.
+      process: Adds the interventions that tell what was stored, kept, recalled and executed
+        (`embodied.evaluate.process`), and those rates.
       intervene_episodes: Episodes of each real intervention; 0 for as many as `episodes`.
       twin: Run or checkpoint of the memoryless twin, evaluated on the same seeds, or an
         evaluation directory of it.
@@ -79,6 +83,7 @@ class EvaluateConfig:
     level: str = ""
     knobs: dict[str, Any] = dataclasses.field(default_factory=dict)
     intervene: list[str] = dataclasses.field(default_factory=lambda: [NONE])
+    process: bool = False
     intervene_episodes: int = 0
     twin: str = ""
     seed_start: int = EVAL_SEED_START
@@ -104,6 +109,8 @@ class EvaluateConfig:
                 raise ConfigError(f"{name} must be >= {least}, got {getattr(self, name)}")
         if not self.intervene:
             raise ConfigError("intervene is empty; use intervene=none for a plain evaluation")
+        if self.process:
+            self.intervene = list(dict.fromkeys([*self.intervene, *NEEDED]))
         if self.clock not in CLOCKS:
             raise unknown_name("clock", self.clock, CLOCKS)
         for kind in self.intervene:

@@ -9,6 +9,10 @@
 * ``erased``: the memory is replaced by the empty one at the same moment. An empty memory is
   out of distribution after go, so this is diagnostic only.
 * ``frozen``: from that moment on the memory is read but no longer written.
+* ``rewound``: the memory is put back to what it was when the cue phase ended, so that the gap
+  left nothing in it and took nothing out.
+* ``swapped_rewound``: the donor's memory of that earlier moment. With the two before and
+  ``swapped`` it tells where memory fails; see :mod:`embodied.evaluate.process`.
 
 A task may name another moment (the choice, in progress tasks) by ``info["swap_point"]``.
 """
@@ -23,9 +27,18 @@ import torch
 
 from embodied.core.errors import ConfigError, SimulatorError, unknown_name
 from embodied.core.policy import take_rows
-from embodied.core.task import EXECUTE
+from embodied.core.task import EXECUTE, GAP
 from embodied.core.types import State
-from embodied.evaluate.results import ERASED, FROZEN, INTERVENTIONS, NONE, SWAPPED
+from embodied.evaluate.results import (
+    ERASED,
+    FROZEN,
+    INTERVENTIONS,
+    NONE,
+    REWINDS,
+    REWOUND,
+    SWAPPED_REWOUND,
+    SWAPS,
+)
 from embodied.memory.base import where_rows
 
 
@@ -37,7 +50,7 @@ class Donor:
       seed: Episode seed.
       cue: The donor's cue.
       target: The commit that this cue demands.
-      state: Memory before the observation at go, one row.
+      state: Memory before the observation at go, or as the cue phase left it, one row.
       observation: What the policy would observe at go.
       time_s: The donor's clock at go.
     """
@@ -54,8 +67,8 @@ def check_intervention(kind: str, n_cues: int | None) -> None:
     """Refuses unknown interventions, and swaps where there is no other cue."""
     if kind not in INTERVENTIONS:
         raise unknown_name("intervention", kind, INTERVENTIONS)
-    if kind == SWAPPED and (n_cues is None or n_cues < 2):
-        raise ConfigError(f"intervene=swapped needs a task with two cues or more, got {n_cues}")
+    if kind in SWAPS and (n_cues is None or n_cues < 2):
+        raise ConfigError(f"intervene={kind} needs a task with two cues or more, got {n_cues}")
 
 
 def at_point(infos: dict[str, Any], gate: np.ndarray) -> np.ndarray:
@@ -64,6 +77,12 @@ def at_point(infos: dict[str, Any], gate: np.ndarray) -> np.ndarray:
         return np.asarray(infos["swap_point"], bool)
     phase = infos["phase"]
     return gate & np.fromiter((p == EXECUTE for p in phase), bool, len(phase))
+
+
+def cue_over(infos: dict[str, Any], gate: np.ndarray) -> np.ndarray:
+    """Returns bool [B]: rows whose cue phase has just ended."""
+    phase = infos["phase"]
+    return gate & np.fromiter((p == GAP for p in phase), bool, len(phase))
 
 
 class MemoryIntervention:
@@ -77,6 +96,7 @@ class MemoryIntervention:
     def __init__(self, kind: str, batch: int) -> None:
         self.kind = kind
         self.donors: list[Donor | None] = [None] * batch
+        self.after_cue: list[State | None] = [None] * batch
         self.pending = np.zeros(batch, bool)
         self.passed = np.zeros(batch, bool)
         self.clock_shift_s = np.zeros(batch, np.float64)
@@ -84,6 +104,7 @@ class MemoryIntervention:
     def start(self, row: int) -> None:
         """A new episode begins in `row`; a donor kept for it stays."""
         self.pending[row] = self.passed[row] = False
+        self.after_cue[row] = None
         self.clock_shift_s[row] = 0.0
 
     def arrive(self, rows: np.ndarray) -> np.ndarray:
@@ -92,6 +113,12 @@ class MemoryIntervention:
         if self.kind != NONE:
             self.pending |= arrived
         return arrived
+
+    def leave_cue(self, rows: np.ndarray, state: State) -> None:
+        """Keeps the memory of rows whose cue phase has just ended, where that will be needed."""
+        if self.kind in REWINDS:
+            for row in np.flatnonzero(rows):
+                self.after_cue[row] = _one(state, int(row))
 
     def happened(self, row: int) -> bool | None:
         """Returns whether the row's episode was intervened in; None without intervention."""
@@ -113,7 +140,7 @@ class MemoryIntervention:
         now = self.pending & due
         if not now.any():
             return state
-        if self.kind == SWAPPED:
+        if self.kind in SWAPS:
             state = {name: tensor.clone() for name, tensor in state.items()}
             for row in np.flatnonzero(now):
                 donor = self.donors[row]
@@ -124,6 +151,15 @@ class MemoryIntervention:
                 self.clock_shift_s[row] = donor.time_s - float(time_s[row])
                 for name, tensor in state.items():
                     tensor[row] = donor.state[name][0]
+        elif self.kind == REWOUND:
+            state = {name: tensor.clone() for name, tensor in state.items()}
+            for row in np.flatnonzero(now):
+                earlier = self.after_cue[row]
+                if earlier is None:  # no phase of the task shows a cue
+                    now[row] = False
+                    continue
+                for name, tensor in state.items():
+                    tensor[row] = earlier[name][0]
         elif self.kind == ERASED:
             rows = torch.from_numpy(now)
             state = {
@@ -149,14 +185,25 @@ class MemoryIntervention:
         time_s: float,
     ) -> None:
         """Stores the memory of the donor episode in `row` for the row's next episode."""
+        kept = _one(state, row)
+        if self.kind == SWAPPED_REWOUND:
+            earlier = self.after_cue[row]
+            if earlier is None:  # no phase of the task shows a cue, so there is nothing to swap in
+                return
+            kept = earlier
         self.donors[row] = Donor(
             seed,
             cue,
             target,
-            {name: tensor.clone() for name, tensor in take_rows(state, [row]).items()},
+            kept,
             {key: np.array(value[row]) for key, value in observation.items()},
             time_s,
         )
+
+
+def _one(state: State, row: int) -> State:
+    """Returns a copy of one row."""
+    return {name: tensor.clone() for name, tensor in take_rows(state, [row]).items()}
 
 
 def _check_aliased(donor: Donor, observation: dict[str, np.ndarray], row: int) -> None:

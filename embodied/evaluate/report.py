@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from embodied.core.files import write_atomic
+from embodied.evaluate.process import STAGES
 
 NOTE = (
     "The tasks are independent re-creations: these scores never stand in one column with scores "
@@ -108,6 +109,8 @@ def sentences(row: dict[str, Any]) -> list[str]:
             f"twin alone right {twin['only_twin']}, exact McNemar p = {twin['p_value']:.2g}. "
             "This compares two networks; for methods, compare several training seeds."
         )
+    if row.get("process"):
+        lines += _process_sentences(row["process"])
     if row["failure_kinds"]:
         kinds = ", ".join(
             f"{kind.replace('_', ' ') or 'undecided'} {count}"
@@ -120,6 +123,16 @@ def sentences(row: dict[str, Any]) -> list[str]:
         f"{row['eval_seeds'][1]}; batch {row['batch']}; {row['wall_s']:.0f} s."
     )
     return lines
+
+
+def _process_sentences(process: dict[str, Any]) -> list[str]:
+    told = ", ".join(
+        f"{stage} {percent(process[stage]['rate'])} "
+        f"({interval(process[stage]['low'], process[stage]['high'])}, n = {process[stage]['n']})"
+        for stage in STAGES
+    )
+    blamed = ", ".join(f"not {stage} {count}" for stage, count in process["blamed"].items())
+    return [f"Process rates: {told}.", f"Failures are blamed on: {blamed or 'nothing'}."]
 
 
 def interval_plain(low: float, high: float) -> str:

@@ -12,7 +12,9 @@ from embodied.core.errors import DataError
 from embodied.core.files import write_atomic
 
 NONE, SWAPPED, ERASED, FROZEN = "none", "swapped", "erased", "frozen"
-INTERVENTIONS = (NONE, SWAPPED, ERASED, FROZEN)
+REWOUND, SWAPPED_REWOUND = "rewound", "swapped_rewound"
+INTERVENTIONS = (NONE, SWAPPED, ERASED, FROZEN, REWOUND, SWAPPED_REWOUND)
+SWAPS, REWINDS = (SWAPPED, SWAPPED_REWOUND), (REWOUND, SWAPPED_REWOUND)
 """See :mod:`embodied.evaluate.interventions`."""
 
 OUTCOME_FIELDS = ("cue", "success", "commit", "failure_kind", "length", "donor_cue", "followed")

@@ -30,9 +30,14 @@ from embodied.core.ticks import PERIOD, advance, period_ticks
 from embodied.evaluate.config import CALLS, EPISODE
 from embodied.evaluate.executors import ExecutorConfig, build_executor
 from embodied.evaluate.inspection import MemoryInspector
-from embodied.evaluate.interventions import MemoryIntervention, at_point, check_intervention
+from embodied.evaluate.interventions import (
+    MemoryIntervention,
+    at_point,
+    check_intervention,
+    cue_over,
+)
 from embodied.evaluate.remote import RemotePolicy
-from embodied.evaluate.results import NONE, SWAPPED, EpisodeResult
+from embodied.evaluate.results import NONE, SWAPS, EpisodeResult
 from embodied.memory.base import where_rows
 
 
@@ -121,7 +126,7 @@ def run(
         raise ConfigError(f"rows and cues need one entry for each seed, rows within 0..{batch - 1}")
     queues: list[deque[Job]] = [deque() for _ in range(batch)]
     for index, (seed, cue, row) in enumerate(zip(seeds, cues, rows, strict=True)):
-        if intervene == SWAPPED:
+        if intervene in SWAPS:
             queues[row].append(Job(index, int(seed), cue, donor=True))
         queues[row].append(Job(index, int(seed), cue))
     training = policy.training
@@ -269,6 +274,7 @@ class _Loop:
         donors_done = np.zeros(self.batch, bool)
         if self.intervention.kind == NONE:
             return donors_done
+        self.intervention.leave_cue(fresh & cue_over(self.infos, gate), self.state)
         point = fresh & at_point(self.infos, gate)
         for row in np.flatnonzero(self.intervention.arrive(point)):
             job = self.jobs[row]
@@ -355,7 +361,7 @@ class _Loop:
             return
         donor = self.intervention.donors[row]
         happened = self.intervention.happened(row)
-        swapped = self.intervention.kind == SWAPPED and happened and donor is not None
+        swapped = self.intervention.kind in SWAPS and happened and donor is not None
         commit = str(info["commit"])
         result = EpisodeResult(
             **self.labels,

@@ -8,7 +8,7 @@ from typing import Any
 
 from embodied.core.errors import DataError
 from embodied.evaluate import stats
-from embodied.evaluate.results import SWAPPED, EpisodeResult
+from embodied.evaluate.results import SWAPS, EpisodeResult
 
 ABLE_COMMIT_RATE = 0.95
 """A memoryless control counts only if it commits in at least this share of episodes."""
@@ -63,10 +63,10 @@ def summarise(
         **dict.fromkeys(SWAP_FIELDS),
     }
     kinds = {e.intervene for e in episodes}
-    if kinds == {SWAPPED}:
-        row |= swap_summary(episodes)
-    elif len(kinds) > 1:
+    if len(kinds) > 1:
         raise DataError(f"episodes of several interventions in one row: {sorted(kinds)}")
+    if kinds <= set(SWAPS):
+        row |= swap_summary(episodes)
     return row
 
 
