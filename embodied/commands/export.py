@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from embodied.commands.base import Command, finish
-from embodied.core.errors import ConfigError
+from embodied.core.errors import ConfigError, unknown_name
 from embodied.evaluate.executors.config import ExecutorConfig
+from embodied.serve.bundle import FORMATS, ONNX
 
 
 @dataclasses.dataclass
@@ -19,6 +20,8 @@ class Options:
       out: Bundle directory to make; empty for ``bundles/<name of the source>``.
       batches: Batch sizes to write graphs for. With 1 among them the runtime serves any batch,
         row by row where it has no graph of that size.
+      format: ``onnx``, graphs for our runtime and any other; ``pt2``, programs of torch.export for
+        controllers that embed torch; or ``both``.
       int8: Stores weights in 8 bits: smaller, and another policy. How far it is off is told; what
         it is worth, `embodied evaluate` tells.
       executor: How answers become control actions, for the controller.
@@ -27,12 +30,15 @@ class Options:
     source: str
     out: str = ""
     batches: list[int] = dataclasses.field(default_factory=lambda: [1])
+    format: str = "onnx"
     int8: bool = False
     executor: ExecutorConfig = dataclasses.field(default_factory=ExecutorConfig)
 
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1:
             raise ConfigError(f"batches must be sizes >= 1, got {self.batches}")
+        if self.format not in FORMATS:
+            raise unknown_name("format", self.format, FORMATS)
 
 
 def run(options: Options) -> None:
@@ -43,16 +49,18 @@ def run(options: Options) -> None:
     from embodied.serve.runtime import describe
 
     out = Path(options.out or default_out(options.source))
-    export(options.source, out, options.batches, options.executor, options.int8)
+    export(options.source, out, options.batches, options.executor, options.int8, options.format)
     print(describe(read_bundle(out)))
     report = read_json(out / PARITY)
-    for batch, row in report["batches"].items():
+    rows = [(name, b, row) for name, rows in report["formats"].items() for b, row in rows.items()]
+    for name, batch, row in rows:
         print(
-            f"parity  {report['ticks']} ticks, batch {batch}: actions within {row['action']:.1e}, "
-            f"memory within {row['state']:.1e}, "
+            f"parity  {report['ticks']} ticks, {name}, batch {batch}: actions within "
+            f"{row['action']:.1e}, memory within {row['state']:.1e}, "
             f"{'all' if row['decisions_equal'] else 'not all'} decisions equal"
         )
-    finish(out, f"python -c \"from embodied.serve import Runtime; Runtime.load('{out}')\"")
+    opens = "Runtime.load" if ONNX in report["formats"] else "read_bundle"
+    finish(out, f"python -c \"import embodied.serve; embodied.serve.{opens}('{out}')\"")
 
 
 def default_out(source: str) -> str:
@@ -72,6 +80,7 @@ COMMAND = Command(
     examples=(
         "export memory_vla-remember_color-k3-rgb",
         "export runs/remember_color-easy-rgb-perceptual_cognitive-s0 batches=[1,16]",
+        "export memory_vla-remember_color-k3-rgb format=both out=bundles/with_torch",
         "export memory_vla-remember_color-k3-rgb int8=true out=bundles/small",
     ),
 )

@@ -17,18 +17,22 @@ import numpy as np
 
 from embodied import __version__
 from embodied.config import to_plain
-from embodied.core.errors import ConfigError, DataError, MissingExtra
+from embodied.core.errors import ConfigError, DataError, MissingExtra, unknown_name
 from embodied.core.files import sha256, write_atomic, write_json
 from embodied.core.policy import Policy
 from embodied.core.specs import DISCRETE, EE_DELTA_CHUNK, JOINT_CHUNK, KEYFRAME
 from embodied.core.text import INSTRUCTION
 from embodied.evaluate.executors import ExecutorConfig, resolved
-from embodied.export import parity
+from embodied.export import onnx, parity, pt2
+from embodied.export.program import trace
 from embodied.serve.bundle import (
+    FORMATS,
     GOLDEN,
     INITIAL,
     MANIFEST,
+    ONNX,
     PARITY,
+    PT2,
     SCHEMA_VERSION,
     Graph,
     read_bundle,
@@ -58,6 +62,11 @@ ACTIONS = {
 }
 """Action kind -> what its numbers mean."""
 
+PACKAGES = {ONNX: ("onnx", "onnxscript", "onnxruntime"), PT2: ()}
+"""Format -> what writing and proving it needs beside torch."""
+RUNTIMES: dict[str, type[Runtime]] = {ONNX: Runtime, PT2: pt2.WrittenPrograms}
+"""Format -> what runs it for the proof."""
+
 
 def export(
     source: str | Path,
@@ -65,6 +74,7 @@ def export(
     batches: Sequence[int] = (1,),
     executor: ExecutorConfig | None = None,
     int8: bool = False,
+    format: str = "onnx",
 ) -> Path:
     """Exports a policy.
 
@@ -75,12 +85,13 @@ def export(
       executor: How answers become control actions; by default as evaluated.
       int8: Stores weights in 8 bits. Such a bundle is another policy: how far it is off is told,
         and what it is worth, its evaluation tells.
+      format: One of `FORMATS`.
 
     Returns:
       The bundle directory.
 
     Raises:
-      ConfigError: If `out` exists, or for a batch out of range.
+      ConfigError: If `out` exists, for a batch out of range or another format.
       CheckpointError: If the exported policy differs from the checkpoint.
     """
     out = Path(out)
@@ -88,14 +99,21 @@ def export(
         raise ConfigError(f"{out} already exists; choose another out= or remove it")
     if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
         raise ConfigError(f"batches must be different sizes >= 1, got {list(batches)}")
-    for package in ("onnx", "onnxscript", "onnxruntime"):
+    if format not in FORMATS:
+        raise unknown_name("format", format, FORMATS)
+    if int8 and PT2 in FORMATS[format]:
+        raise ConfigError(
+            f"int8=true stores the weights of ONNX graphs in 8 bits, and format={format} writes "
+            ".pt2 programs too; use format=onnx"
+        )
+    for package in (p for kind in FORMATS[format] for p in PACKAGES[kind]):
         try:
             metadata.version(package)
         except metadata.PackageNotFoundError:
             raise MissingExtra(package, "export") from None
     loaded = load(source)
     seen = parity.record(loaded)
-    return write_bundle(loaded, seen, out, batches, executor, int8)
+    return write_bundle(loaded, seen, out, batches, executor, int8, format)
 
 
 def write_bundle(
@@ -105,6 +123,7 @@ def write_bundle(
     batches: Sequence[int] = (1,),
     executor: ExecutorConfig | None = None,
     int8: bool = False,
+    format: str = "onnx",
 ) -> Path:
     """Writes and proves a bundle of a loaded policy; see `export`.
 
@@ -115,12 +134,13 @@ def write_bundle(
       batches: Batch sizes.
       executor: How answers become control actions.
       int8: Stores weights in 8 bits.
+      format: One of `FORMATS`.
     """
     policy = loaded.policy.eval()
     scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         scratch.mkdir(parents=True)
-        graphs = _write_graphs(policy, batches, scratch, int8)
+        graphs = _write_graphs(policy, batches, scratch, int8, FORMATS[format])
         initial = {name: t.numpy() for name, t in policy.initial_state(1).items()}
         _save(scratch / INITIAL, initial)
         inputs = parity.sequence(policy.spec, seen, 1)
@@ -131,13 +151,15 @@ def write_bundle(
         manifest = _manifest(loaded, graphs, executor or ExecutorConfig(), int8)
         # The proof reads the bundle as a controller will, so it needs a manifest of its own.
         _write_manifest(scratch, manifest)
-        bundle, report = read_bundle(scratch), {}
+        bundle, kind = read_bundle(scratch), policy.spec.action.kind
+        report: dict[str, dict[str, Any]] = {name: {} for name in FORMATS[format]}
         for batch in batches:
             inputs = parity.sequence(policy.spec, seen, batch)
-            found = parity.replay(Runtime(bundle, batch), inputs)
             expected = parity.golden(policy, inputs)
-            report[str(batch)] = parity.compare(expected, found, strict=not int8)
-        write_json(scratch / PARITY, {"ticks": len(seen), "batches": report})
+            for name, rows in report.items():
+                found = parity.replay(RUNTIMES[name](bundle, batch), inputs)
+                rows[str(batch)] = parity.compare(expected, found, kind, strict=not int8)
+        write_json(scratch / PARITY, {"ticks": len(seen), "formats": report})
         _write_manifest(scratch, manifest)
         os.replace(scratch, out)
     except OSError as error:
@@ -148,15 +170,20 @@ def write_bundle(
 
 
 def _write_graphs(
-    policy: Policy, batches: Sequence[int], directory: Path, int8: bool
+    policy: Policy, batches: Sequence[int], directory: Path, int8: bool, formats: Sequence[str]
 ) -> dict[int, dict[str, Graph]]:
-    from embodied.export.onnx import quantize, write_graphs
-
-    graphs = {batch: write_graphs(policy, batch, directory) for batch in batches}
-    if int8:
-        for parts in graphs.values():
-            for graph in parts.values():
-                quantize(directory / graph.file)
+    """Writes ``observe-<batch>`` and ``act-<batch>`` in each format."""
+    graphs: dict[int, dict[str, Graph]] = {batch: {} for batch in batches}
+    for batch, parts in graphs.items():
+        for part, program in trace(policy, batch).items():
+            files = {name: f"{part}-{batch}.{name}" for name in formats}
+            if PT2 in files:
+                pt2.write(program, directory / files[PT2])
+            if ONNX in files:
+                onnx.write(program, directory / files[ONNX], {"act_steps": str(policy.act_steps)})
+            if int8:
+                onnx.quantize(directory / files[ONNX])
+            parts[part] = program.graph(files)
     return graphs
 
 
@@ -167,11 +194,13 @@ def _manifest(
     int8: bool,
 ) -> dict[str, Any]:
     spec, meta = loaded.policy.spec, loaded.meta
+    formats = {name for parts in graphs.values() for g in parts.values() for name in g.files}
+    packages = ["numpy", "torch", *(p for name in sorted(formats) for p in PACKAGES[name])]
     return {
         "schema_version": SCHEMA_VERSION,
         "package_version": __version__,
         "created_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {n: metadata.version(n) for n in ("numpy", "torch", "onnx", "onnxruntime")},
+        "versions": {name: metadata.version(name) for name in packages},
         "spec": spec.to_json(),
         "layout": {
             key: text
@@ -203,5 +232,6 @@ def _write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
 
 def _save(file: Path, arrays: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    # Not compressed, so that a few lines of any language read it.
+    np.savez(buffer, **arrays)
     write_atomic(file, buffer.getvalue())

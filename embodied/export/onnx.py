@@ -1,72 +1,38 @@
-"""Writes a policy's two programs as ONNX graphs with names that say what they are."""
+"""Writes a program as an ONNX graph with names that say what they are."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from embodied.core.policy import Policy
-from embodied.core.specs import ArraySpec
-from embodied.export.program import Act, Observe, Tensors, check_work, example
-from embodied.serve.bundle import (
-    CARRIED,
-    CARRY,
-    CHUNK,
-    NEXT,
-    OBS,
-    RESET,
-    STATE,
-    STEP,
-    TIME,
-    WORK,
-    Graph,
-)
+from embodied.export.program import Program, quiet
 
 OPSET = 20
 
 
-def write_graphs(policy: Policy, batch: int, directory: Path) -> dict[str, Graph]:
-    """Writes ``observe-<batch>.onnx`` and ``act-<batch>.onnx``.
+def write(program: Program, file: Path, notes: Mapping[str, str]) -> None:
+    """Writes a program as a graph.
+
+    What the program does not need (the step of a policy that acts at once) is no input of it.
 
     Args:
-      policy: In evaluation mode, on the CPU.
-      batch: Rows of every array; part of the graphs.
-      directory: Where the files go.
-
-    Returns:
-      ``"observe"`` and ``"act"``.
-
-    Raises:
-      ConfigError: If what observing hands to acting are no tensors.
+      program: From `embodied.export.program.trace`.
+      file: Where it goes.
+      notes: Kept in the graph as its metadata, for readers that have no JSON.
     """
-    obs, time_s, state, reset = example(policy, batch)
-    with torch.no_grad():
-        work, after = Observe(policy)(obs, time_s, state, reset)
-    check_work(policy, work)
-    observe = _write(
-        Observe(policy),
-        (obs, time_s, state, reset),
-        {**_named(OBS, obs), TIME: time_s, **_named(STATE, state), RESET: reset},
-        {**_named(WORK, work), **_named(NEXT, {name: after[name] for name in state})},
-        directory / f"observe-{batch}.onnx",
-    )
-    noise, step = torch.zeros(batch, *policy.spec.noise_shape), torch.tensor(0)
-    with torch.no_grad():
-        carry, chunk = Act(policy)(work, noise, step)
-    act = _write(
-        Act(policy),
-        (work, noise, step),
-        {**_named(WORK, work), CARRIED: noise, STEP: step},
-        {CARRY: carry, CHUNK: chunk},
-        directory / f"act-{batch}.onnx",
-    )
-    return {"observe": observe, "act": act}
+    with torch.no_grad(), quiet():
+        graph = torch.onnx.export(
+            program.exported,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(program.inputs),
+            output_names=list(program.outputs),
+            verbose=False,
+        )
+        graph.model.metadata_props.update(notes)
+        graph.save(str(file))
 
 
 def quantize(file: Path) -> None:
@@ -79,7 +45,7 @@ def quantize(file: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     plain = file.with_suffix(".plain.onnx")
-    with _quiet():
+    with quiet():
         model = onnx.load(file)
         # The exporter's notes on intermediate shapes, which the quantiser would contradict.
         del model.graph.value_info[:]
@@ -92,45 +58,3 @@ def quantize(file: Path) -> None:
             op_types_to_quantize=["MatMul", "Gemm"],
         )
     plain.unlink()
-
-
-def _named(prefix: str, tensors: Tensors) -> Tensors:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _write(
-    module: nn.Module, arguments: tuple, inputs: Tensors, outputs: Tensors, file: Path
-) -> Graph:
-    with torch.no_grad(), _quiet():
-        program = torch.export.export(module, arguments, strict=False)
-        graph = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            verbose=False,
-        )
-        graph.save(str(file))
-    # What a program does not need (the step of a policy that acts at once) is no input of it.
-    kept = {value.name for value in graph.model.graph.inputs}
-    specs = ({n: _spec(t) for n, t in side.items()} for side in (inputs, outputs))
-    ins, outs = specs
-    return Graph(file.name, {name: spec for name, spec in ins.items() if name in kept}, outs)
-
-
-def _spec(tensor: Tensor) -> ArraySpec:
-    return ArraySpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides what the exporter says about packages that are none of ours."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -18,7 +18,7 @@ from embodied.config import from_plain
 from embodied.core.errors import CheckpointError
 from embodied.core.policy import Policy
 from embodied.core.rng import EVAL_SEED_START, draw_noise
-from embodied.core.specs import PolicySpec
+from embodied.core.specs import DISCRETE, KEYFRAME, PolicySpec
 from embodied.core.task import EnvConfig
 from embodied.evaluate.runner import closing, run
 from embodied.serve.runtime import Runtime
@@ -143,16 +143,22 @@ def replay(runtime: Runtime, inputs: Sequence) -> Arrays:
 
 
 def compare(
-    expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], strict: bool = True
+    expected: Mapping[str, np.ndarray],
+    found: Mapping[str, np.ndarray],
+    kind: str,
+    strict: bool = True,
 ) -> dict[str, Any]:
     """Compares answers and memory.
 
     Args:
       expected: From `golden`.
       found: From `replay`.
+      kind: Of the actions.
       strict: Refuse what differs by more than is allowed; what is not finite is refused always.
 
-    Whole numbers and flags in memory tell which items were merged or dropped: they must be equal.
+    Decisions must be equal: whole numbers and flags in memory, which tell the items that were
+    merged or dropped, and answers that are choices. A choice that falls otherwise moves a
+    keyframe or a discrete action by much more than rounding does.
 
     Returns:
       ``action`` and ``state``, the largest differences, and ``decisions_equal``.
@@ -172,6 +178,8 @@ def compare(
             np.array_equal(expected[n], found[n]) for n in states if n not in numbers
         ),
     }
+    if kind in (DISCRETE, KEYFRAME):
+        report["decisions_equal"] &= report["action"] <= ACTION_TOLERANCE
     equal = report["action"] <= ACTION_TOLERANCE and report["state"] <= STATE_TOLERANCE
     if strict and not (equal and report["decisions_equal"]):
         raise CheckpointError(

@@ -5,14 +5,32 @@ They are what `Policy.step` does, cut where a held arm stops: it observes, and i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import dataclasses
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from embodied.core.errors import ConfigError
 from embodied.core.policy import Policy
+from embodied.core.specs import ArraySpec
 from embodied.core.types import State, Working
+from embodied.serve.bundle import (
+    CARRIED,
+    CARRY,
+    CHUNK,
+    NEXT,
+    OBS,
+    RESET,
+    STATE,
+    STEP,
+    TIME,
+    WORK,
+    Graph,
+)
 
 Tensors = dict[str, Tensor]
 
@@ -27,8 +45,9 @@ class Observe(nn.Module):
     def forward(
         self, obs: Tensors, time_s: Tensor, state: State, reset: Tensor
     ) -> tuple[Tensors, State]:
-        working, state = self.policy.observe(obs, time_s, state, reset)
-        return self.policy.prepare(working).features, state
+        working, after = self.policy.observe(obs, time_s, state, reset)
+        # In the order of what went in, which is the order of names.
+        return self.policy.prepare(working).features, {name: after[name] for name in state}
 
 
 class Act(nn.Module):
@@ -40,6 +59,58 @@ class Act(nn.Module):
 
     def forward(self, work: Tensors, carried: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         return self.policy.act_step(Working(work), carried, step)
+
+
+@dataclasses.dataclass
+class Program:
+    """One of the two, traced.
+
+    Attributes:
+      exported: The program.
+      inputs: Name -> an example, in the order of the program's flattened arguments.
+      outputs: Name -> what comes out for them, in the order of what it returns.
+    """
+
+    exported: torch.export.ExportedProgram
+    inputs: Tensors
+    outputs: Tensors
+
+    def graph(self, files: Mapping[str, str]) -> Graph:
+        """Returns the entry of a manifest, with the files that hold the program."""
+        sides = ({n: _spec(t) for n, t in side.items()} for side in (self.inputs, self.outputs))
+        return Graph(dict(files), *sides)
+
+
+def trace(policy: Policy, batch: int) -> dict[str, Program]:
+    """Traces a policy's two programs.
+
+    Args:
+      policy: In evaluation mode, on the CPU.
+      batch: Rows of every array; part of the programs.
+
+    Returns:
+      ``"observe"`` and ``"act"``.
+
+    Raises:
+      ConfigError: If what observing hands to acting are no tensors.
+    """
+    obs, time_s, state, reset = example(policy, batch)
+    with torch.no_grad(), quiet():
+        work, after = Observe(policy)(obs, time_s, state, reset)
+        check_work(policy, work)
+        observe = Program(
+            torch.export.export(Observe(policy), (obs, time_s, state, reset), strict=False),
+            {**_named(OBS, obs), TIME: time_s, **_named(STATE, state), RESET: reset},
+            {**_named(WORK, work), **_named(NEXT, after)},
+        )
+        noise, step = torch.zeros(batch, *policy.spec.noise_shape), torch.tensor(0)
+        carry, chunk = Act(policy)(work, noise, step)
+        act = Program(
+            torch.export.export(Act(policy), (work, noise, step), strict=False),
+            {**_named(WORK, work), CARRIED: noise, STEP: step},
+            {CARRY: carry, CHUNK: chunk},
+        )
+    return {"observe": observe, "act": act}
 
 
 def example(policy: Policy, batch: int) -> tuple[Tensors, Tensor, State, Tensor]:
@@ -61,3 +132,24 @@ def check_work(policy: Policy, work: Mapping[str, object]) -> None:
             f"{type(policy).__name__} hands {', '.join(others)} from observing to acting, which "
             "are no tensors; give them to `act` as tensors by name to export the policy"
         )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hides what exporting says about packages that are none of ours."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _named(prefix: str, tensors: Tensors) -> Tensors:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _spec(tensor: Tensor) -> ArraySpec:
+    return ArraySpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))

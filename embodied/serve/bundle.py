@@ -28,6 +28,11 @@ OBS, STATE, NEXT, WORK = "obs.", "state.", "next.", "work."
 """Beginnings of the names of a graph's inputs and outputs: observation keys, memory before and
 after a tick, and what observing hands to acting."""
 TIME, RESET, CARRIED, STEP, CARRY, CHUNK = "time_s", "reset", "carried", "step", "carry", "chunk"
+ONNX, PT2 = "onnx", "pt2"
+"""Formats of a graph. ONNX is data. A .pt2 archive is unpickled by who loads it, so nothing here
+ever loads one; it is for controllers that embed torch."""
+FORMATS = {"onnx": (ONNX,), "pt2": (PT2,), "both": (ONNX, PT2)}
+"""What ``format=`` may say -> what is written."""
 
 _UNREADABLE = (
     OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zlib.error,
@@ -40,15 +45,16 @@ _REQUIRED = ("schema_version", "spec", "graphs", "files", "act_steps", "executor
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """One ONNX file for one batch size.
+    """One graph for one batch size.
 
     Attributes:
-      file: Path inside the bundle.
-      inputs: Name -> shape and dtype, the batch axis included.
-      outputs: The same.
+      files: Format -> path inside the bundle.
+      inputs: Name -> shape and dtype, the batch axis included, in the order of a program's
+        flattened arguments. An ONNX graph has those of them that it needs.
+      outputs: The same of what comes out, in order.
     """
 
-    file: str
+    files: dict[str, str]
     inputs: dict[str, ArraySpec]
     outputs: dict[str, ArraySpec]
 
@@ -185,11 +191,12 @@ def _graph(entry: Mapping[str, Any]) -> Graph:
         {name: ArraySpec(**spec) for name, spec in entry[side].items()}
         for side in ("inputs", "outputs")
     )
-    return Graph(str(entry["file"]), *sides)
+    files = {str(kind): str(file) for kind, file in entry["files"].items()}
+    return Graph(files, *sides)
 
 
 def _check_graphs(bundle: Bundle) -> None:
-    """Refuses graphs that lack a half of a state pair, an observation or an answer."""
+    """Refuses graphs that lack a file, a half of a state pair, an observation or an answer."""
     for batch, parts in bundle.graphs.items():
         if parts.keys() != {"observe", "act"}:
             raise CheckpointError(
@@ -197,6 +204,12 @@ def _check_graphs(bundle: Bundle) -> None:
                 f"{', '.join(sorted(parts))}; export again"
             )
         observe, act = parts["observe"], parts["act"]
+        named = {file for graph in parts.values() for file in graph.files.values()}
+        if strange := sorted(named - bundle.manifest["files"].keys()):
+            raise CheckpointError(
+                f"{bundle.path / MANIFEST}: {', '.join(strange)} of a graph has no hash; export "
+                "again"
+            )
         needed = {TIME, RESET, *(OBS + key for key in bundle.spec.observations)}
         needed |= {STATE + name for name in bundle.spec.state}
         made = {NEXT + name for name in bundle.spec.state}
@@ -204,7 +217,7 @@ def _check_graphs(bundle: Bundle) -> None:
         for what, names, there in (
             ("inputs of observe", needed, observe.inputs.keys()),
             ("outputs of observe", made, observe.outputs.keys()),
-            ("inputs of act", work | {CARRIED}, act.inputs.keys() | work),
+            ("inputs of act", work | {CARRIED, STEP}, act.inputs.keys()),
             ("outputs of act", {CARRY, CHUNK}, act.outputs.keys()),
         ):
             missing = sorted(names - there)

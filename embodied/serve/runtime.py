@@ -6,7 +6,7 @@ Shape letters: B rows, K actions in a chunk, A action size.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from embodied.serve.bundle import (
     MANIFEST,
     NEXT,
     OBS,
+    ONNX,
     RESET,
     STATE,
     STEP,
@@ -61,7 +62,7 @@ class Runtime:
         self.bundle, self.spec, self.batch = bundle, bundle.spec, batch
         self._size = batch if batch in bundle.graphs else 1
         parts = bundle.graphs[self._size]
-        self._observe, self._act = (_Session(bundle, parts[n], threads) for n in ("observe", "act"))
+        self._observe, self._act = (self._open(parts[n], threads) for n in ("observe", "act"))
         self._empty = bundle.initial()
         self.state = self.initial(batch)
         self._work: Arrays = {}
@@ -74,6 +75,15 @@ class Runtime:
           CheckpointError: If the bundle is incomplete, changed or of another schema.
         """
         return cls(read_bundle(path), batch, threads)
+
+    def _open(self, graph: Graph, threads: int) -> Callable[[Arrays], Arrays]:
+        if ONNX not in graph.files:
+            raise ConfigError(
+                f"{self.bundle.path} holds its graphs as {', '.join(graph.files)} alone, which "
+                "are for controllers that embed torch; to run it here export again with "
+                "format=onnx or format=both"
+            )
+        return _Session(self.bundle.path / graph.files[ONNX], graph, threads)
 
     def initial(self, batch: int) -> Arrays:
         """Returns empty memory of `batch` rows."""
@@ -139,7 +149,7 @@ class Runtime:
             carried = made[CARRY]
         return made[CHUNK]
 
-    def _run(self, session: _Session, feed: Arrays) -> Arrays:
+    def _run(self, session: Callable[[Arrays], Arrays], feed: Arrays) -> Arrays:
         if self._size == self.batch:
             return session(feed)
         rows = [
@@ -188,7 +198,7 @@ class Runtime:
 class _Session:
     """One graph in ONNX Runtime."""
 
-    def __init__(self, bundle: Bundle, graph: Graph, threads: int) -> None:
+    def __init__(self, file: Path, graph: Graph, threads: int) -> None:
         try:
             import onnxruntime
         except ModuleNotFoundError:
@@ -196,10 +206,9 @@ class _Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
-        file = str(bundle.path / graph.file)
         try:
             self._session = onnxruntime.InferenceSession(
-                file, options, providers=["CPUExecutionProvider"]
+                str(file), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise CheckpointError(f"{file} is no graph that can run: {error}") from error

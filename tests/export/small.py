@@ -19,7 +19,7 @@ from tests.policies.test_memory_vla import make as make_vla
 
 TICKS = 30
 HEAD = ActionHeadConfig("ddim", DiTConfig(depth=1, hidden=16, heads=2), steps=4)
-VLA = {"trunk": "entities", "head": HEAD, "horizon": 8}  # as many actions as ticks of a period
+VLA = {"head": HEAD, "horizon": 8}  # as many actions as ticks of a period
 
 
 def noisy(policy: Policy) -> Policy:
@@ -37,14 +37,17 @@ def seen(policy: Policy, ticks: int = TICKS) -> list[dict[str, np.ndarray]]:
     return [{k: random_array(s, (1,), rng).numpy() for k, s in specs.items()} for _ in range(ticks)]
 
 
+def _vla(**options: object) -> Policy:
+    return make_vla(ENTITIES, trunk="entities", **VLA, **options)
+
+
 POLICIES = {
     "hcam": ("hcam", lambda: hcam.make()),
     "lstm": ("hcam", lambda: hcam.make(discrete=False, memory="lstm")),
-    "memory_vla": (
-        "memory_vla",
-        lambda: make_vla(ENTITIES, trunk="entities", head=HEAD, horizon=8),
-    ),
+    "memory_vla": ("memory_vla", _vla),
 }
+FORMATS = {"lstm": "both"}
+BATCHES = {"hcam": (1, 3)}
 
 
 def make_bundle(name: str, out: Path) -> tuple[Policy, Path]:
@@ -52,5 +55,5 @@ def make_bundle(name: str, out: Path) -> tuple[Policy, Path]:
     torch.manual_seed(0)
     kind, build = POLICIES[name]
     policy = noisy(build())
-    batches = (1, 3) if name == "hcam" else (1,)
-    return policy, write_bundle(as_loaded(policy, kind), seen(policy), out, batches)
+    options = {"batches": BATCHES.get(name, (1,)), "format": FORMATS.get(name, "onnx")}
+    return policy, write_bundle(as_loaded(policy, kind), seen(policy), out, **options)

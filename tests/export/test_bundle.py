@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from embodied.core.errors import CheckpointError, ConfigError, SpecMismatch
+from embodied.core.files import sha256
+from embodied.core.specs import DISCRETE, EE_DELTA_CHUNK, KEYFRAME
 from embodied.export import bundle as writing
 from embodied.export import parity
 from embodied.export.exported import ExportedPolicy, load
@@ -42,7 +44,42 @@ def test_a_controller_gets_what_the_checkpoint_would_answer(bundles, name) -> No
         assert np.abs(array - stored[f"state.{state}"]).max() <= parity.STATE_TOLERANCE
     report = json.loads((path / PARITY).read_text())
     assert report["ticks"] == len(stored["time_s"])
-    assert all(row["decisions_equal"] for row in report["batches"].values())
+    rows = [row for batches in report["formats"].values() for row in batches.values()]
+    assert rows and all(row["decisions_equal"] for row in rows)
+
+
+def test_programs_of_torch_lie_beside_graphs_and_are_proved_alike(bundles) -> None:
+    _, path = bundles("lstm")
+    bundle = read_bundle(path)
+    assert json.loads((path / PARITY).read_text())["formats"].keys() == {"onnx", "pt2"}
+    for part, graph in bundle.graphs[1].items():
+        assert graph.files == {"onnx": f"{part}-1.onnx", "pt2": f"{part}-1.pt2"}
+        program = torch.export.load(path / graph.files["pt2"])  # written by this very process
+        arguments, named = program.call_spec.in_spec, graph.inputs
+        assert arguments.num_leaves == len(named)
+        shapes = [tuple(node.meta["val"].shape) for node in program.graph.nodes
+                  if node.name in program.graph_signature.user_inputs]  # fmt: skip
+        assert shapes == [spec.shape for spec in named.values()]
+    assert "pt2" not in read_bundle(bundles("hcam")[1]).graphs[1]["act"].files
+
+
+def test_the_runtime_never_reads_a_program_of_torch(bundles, tmp_path) -> None:
+    """Whoever loads one unpickles what it holds."""
+    copy = tmp_path / "copy"
+    shutil.copytree(bundles("lstm")[1], copy)
+    manifest = json.loads((copy / MANIFEST).read_text())
+    for part in manifest["graphs"]["1"]:
+        file = copy / f"{part}-1.pt2"
+        file.write_bytes(b"not an archive")
+        manifest["files"][file.name] = {"sha256": sha256(file), "bytes": 14}
+    edit(copy, **manifest)
+    Runtime.load(copy)
+    for part, graph in manifest["graphs"]["1"].items():
+        del graph["files"]["onnx"], manifest["files"][f"{part}-1.onnx"]
+        (copy / f"{part}-1.onnx").unlink()
+    edit(copy, **manifest)
+    with pytest.raises(ConfigError, match="format=onnx or format=both"):
+        Runtime.load(copy)
 
 
 def test_rows_of_a_batch_are_strangers(bundles) -> None:
@@ -53,7 +90,7 @@ def test_rows_of_a_batch_are_strangers(bundles) -> None:
     together = parity.replay(Runtime(bundle, 3), inputs)
     del bundle.graphs[3]
     by_row = parity.replay(Runtime(bundle, 3), inputs)
-    assert parity.compare(together, by_row)["action"] <= 1e-6
+    assert parity.compare(together, by_row, DISCRETE)["action"] <= 1e-6
     del bundle.graphs[1]
     with pytest.raises(ConfigError, match="export again with batches"):
         Runtime(bundle, 2)
@@ -76,7 +113,8 @@ def test_a_bundle_acts_under_the_policy_contract(bundles) -> None:
     assert exported.parameter_count() == policy.parameter_count() > 0
     inputs = parity.sequence(policy.spec, seen(policy), 2)
     found = parity.golden(exported, inputs)
-    assert parity.compare(parity.golden(policy, inputs), found)["decisions_equal"]
+    expected = parity.golden(policy, inputs)
+    assert parity.compare(expected, found, EE_DELTA_CHUNK)["decisions_equal"]
     with pytest.raises(ConfigError, match="exported with"):
         exported.initial_state(1, capacity=4)
     with pytest.raises(ConfigError, match="bundles run on the CPU"):
@@ -207,6 +245,14 @@ def test_manifests_that_do_not_fit_are_refused(copy, changes, message) -> None:
         read_bundle(copy)
 
 
+def test_a_graph_outside_of_the_hashed_files_is_refused(copy) -> None:
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["graphs"]["1"]["act"]["files"]["onnx"] = "../elsewhere.onnx"
+    edit(copy, graphs=manifest["graphs"])
+    with pytest.raises(CheckpointError, match=r"\.\./elsewhere.onnx of a graph has no hash"):
+        read_bundle(copy)
+
+
 def test_a_state_that_does_not_come_out_again_is_refused(copy) -> None:
     manifest = json.loads((copy / MANIFEST).read_text())
     del manifest["graphs"]["1"]["observe"]["outputs"]["next.count"]
@@ -243,6 +289,8 @@ def test_differences_stop_the_export(bundles, tmp_path, monkeypatch) -> None:
 
 
 def test_eight_bits_are_smaller_and_told_apart(bundles, tmp_path, monkeypatch) -> None:
+    import onnx
+
     from embodied.export.onnx import quantize
 
     policy, path = bundles("lstm")
@@ -250,8 +298,9 @@ def test_eight_bits_are_smaller_and_told_apart(bundles, tmp_path, monkeypatch) -
     def quantized(*given):
         bundle = read_bundle(path)
         for graph in bundle.graphs[1].values():
-            shutil.copy(bundle.path / graph.file, given[2])
-            quantize(given[2] / graph.file)
+            shutil.copy(bundle.path / graph.files["onnx"], given[2])
+            quantize(given[2] / graph.files["onnx"])
+            del graph.files["pt2"]
         return {1: bundle.graphs[1]}
 
     monkeypatch.setattr(writing, "_write_graphs", quantized)
@@ -260,16 +309,18 @@ def test_eight_bits_are_smaller_and_told_apart(bundles, tmp_path, monkeypatch) -
     small = read_bundle(out)
     assert small.manifest["weights"] == "int8"
     assert read_bundle(path).manifest["weights"] == "float32"
-    report = json.loads((out / PARITY).read_text())["batches"]["1"]
+    report = json.loads((out / PARITY).read_text())["formats"]["onnx"]["1"]
     assert 1e-6 < report["action"] < 1
     assert sorted(p.name for p in out.glob("*.onnx")) == ["act-1.onnx", "observe-1.onnx"]
+    notes = {entry.key: entry.value for entry in onnx.load(out / "act-1.onnx").metadata_props}
+    assert notes["act_steps"] == str(policy.act_steps)
 
 
 def copied(bundles, directory):
     """The graphs of a bundle that is there, in place of writing them again."""
     bundle = read_bundle(bundles("hcam")[1])
     for graph in bundle.graphs[1].values():
-        shutil.copy(bundle.path / graph.file, directory)
+        shutil.copy(bundle.path / graph.files["onnx"], directory)
     return {1: bundle.graphs[1]}
 
 
@@ -288,9 +339,18 @@ def test_what_parity_looks_at(change, message) -> None:
         "state.x": np.zeros((1, 4), np.float32),
         "state.n": np.zeros(1, np.int64),
     }
-    assert parity.compare(arrays, arrays) == {"action": 0.0, "state": 0.0, "decisions_equal": True}
+    same = {"action": 0.0, "state": 0.0, "decisions_equal": True}
+    assert parity.compare(arrays, arrays, EE_DELTA_CHUNK) == same
     with pytest.raises(CheckpointError, match=message):
-        parity.compare(arrays, change(arrays))
+        parity.compare(arrays, change(arrays), EE_DELTA_CHUNK)
+
+
+@pytest.mark.parametrize("kind", [DISCRETE, KEYFRAME])
+def test_another_choice_is_another_decision(kind) -> None:
+    """Even where differences are told and not judged, as in 8 bits."""
+    ours, other = ({"chunk": np.eye(3, dtype=np.float32)[[[[i]]]]} for i in (0, 1))
+    assert not parity.compare(ours, other, kind, strict=False)["decisions_equal"]
+    assert parity.compare(ours, other, EE_DELTA_CHUNK, strict=False)["decisions_equal"]
 
 
 def test_work_that_is_no_tensor_is_refused(bundles) -> None:
@@ -306,3 +366,7 @@ def test_places_that_are_taken_and_batches_out_of_range_are_refused(tmp_path) ->
     for batches in ([], [0], [2, 2]):
         with pytest.raises(ConfigError, match="batches must be different sizes"):
             writing.export("nothing", tmp_path / "out", batches)
+    with pytest.raises(ConfigError, match=r"unknown format 'onx'; did you mean 'onnx'"):
+        writing.export("nothing", tmp_path / "out", format="onx")
+    with pytest.raises(ConfigError, match="int8=true stores the weights of ONNX graphs"):
+        writing.export("nothing", tmp_path / "out", int8=True, format="both")
