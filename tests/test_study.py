@@ -47,13 +47,15 @@ def test_jobs_train_once_and_carry_on(study: Any, monkeypatch: Any, tmp_path: Pa
             done = self.run / "checkpoints" / "00000005"
             done.mkdir(parents=True)
             (done / "policy.json").write_text("{}")
+            (self.run / "config.yaml").write_text("steps: 5")
         else:
-            write_json(self.results / "results.json", evaluation(9 - 3 * self.seed, 6))
+            seed = int(self.run.name[-1])
+            write_json(self.results / "results.json", evaluation(9 - 3 * seed, 6))
 
-    monkeypatch.setattr(study.Job, "_call", call)
+    monkeypatch.setattr(study.Cell, "call", call)
     question = toy(study)
     (tmp_path / "toy" / "other-s0").mkdir(parents=True)
-    (tmp_path / "toy" / "other-s0" / "config.yaml").write_text("")
+    (tmp_path / "toy" / "other-s0" / "config.yaml").write_text("steps: 5")
     study.work(study.jobs(question, [], tmp_path), 1)
     root = tmp_path / "toy"
     assert calls[0] == ("train", "task=a", "steps=5", "seed=0", f"out={root}/ours-s0")

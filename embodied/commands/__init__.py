@@ -9,6 +9,7 @@ VERBS = {
     "data": "show, check or re-render a dataset",
     "train": "train a policy from datasets",
     "evaluate": "run a checkpoint on fresh episodes and write a report",
+    "benchmark": "train and evaluate memories on a suite of tasks, and compare them in a table",
     "export": "write a bundle that a controller runs without torch, and prove that it is equal",
     "serve": "answer observations over a websocket, one memory for each client",
     "robot": "run a simulated robot in a process of its own, in real time",

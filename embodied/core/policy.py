@@ -166,6 +166,11 @@ class Policy(nn.Module, abc.ABC):
         """Returns the number of weights."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def nbytes_filled(self, state: State) -> int:
+        """Returns the bytes of memory in use, over all rows: all, or what `memory` says."""
+        memory = getattr(self, "memory", None)
+        return int(memory.nbytes_filled(state)) if memory is not None else state_nbytes(state)
+
     def frozen_key(self) -> dict[str, Any]:
         """Returns what the outputs of frozen parts depend on beside observations.
 

@@ -119,10 +119,16 @@ def sentences(row: dict[str, Any]) -> list[str]:
         lines.append(f"Failures: {kinds}.")
     lines.append(
         f"Mean episode {row['mean_time_s']:.1f} s with {row['mean_observations']:.1f} observation "
-        f"ticks; memory {row['state_bytes']:,} bytes; seeds {row['eval_seeds'][0]} to "
+        f"ticks; memory {_memory(row)}; seeds {row['eval_seeds'][0]} to "
         f"{row['eval_seeds'][1]}; batch {row['batch']}; {row['wall_s']:.0f} s."
     )
     return lines
+
+
+def _memory(row: dict[str, Any]) -> str:
+    filled = row.get("state_filled")
+    used = "" if filled in (None, row["state_bytes"]) else f", {filled:,} in use at the median end"
+    return f"{row['state_bytes']:,} bytes{used}"
 
 
 def _process_sentences(process: dict[str, Any]) -> list[str]:

@@ -47,6 +47,7 @@ class EpisodeResult:
       train_seed: Seed of the training run, where known.
       keyframes: How many keyframes were ``reached``, reached by ``contact``, ``stalled``, out of
         time (``timeout``) or ``clipped`` to the workspace; None for other actions.
+      state_filled: Bytes of that memory in use at the end; None where it is elsewhere.
     """
 
     task: str
@@ -69,6 +70,7 @@ class EpisodeResult:
     followed: bool | None = None
     train_seed: int | None = None
     keyframes: dict[str, int] | None = None
+    state_filled: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON-ready plain data."""

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from embodied.core import rng
 from embodied.core.errors import ConfigError, SimulatorError
-from embodied.core.policy import Policy, state_nbytes
+from embodied.core.policy import Policy, state_nbytes, take_rows
 from embodied.core.specs import check_observations
 from embodied.core.ticks import PERIOD, advance, period_ticks
 from embodied.evaluate.config import CALLS, EPISODE
@@ -382,12 +382,19 @@ class _Loop:
             donor_cue=donor.cue if swapped else None,
             followed=commit == donor.target if swapped else None,
             keyframes=self.executor.tally(row),
+            state_filled=self.filled(row),
         )
         if self.recorder is not None and self.recorder.wants(job.index):
             self.recorder.finish(job.index, result)
         if self.inspector is not None and self.inspector.wants(job.index):
             self.inspector.finish(job.index)
         yield job.index, result
+
+    def filled(self, row: int) -> int | None:
+        """Returns the bytes of a row's memory in use; None where a server keeps it."""
+        if isinstance(self.policy, RemotePolicy):
+            return None
+        return self.policy.nbytes_filled(take_rows(self.state, [row]))
 
     def record(self, rows: np.ndarray) -> None:
         """Gives the recorder the frames it wants."""

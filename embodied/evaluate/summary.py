@@ -60,6 +60,7 @@ def summarise(
         "mean_time_s": sum(e.time_s for e in episodes) / n,
         "mean_observations": sum(e.observations for e in episodes) / n,
         "state_bytes": max(e.state_bytes for e in episodes),
+        "state_filled": _median([e.state_filled for e in episodes]),
         **dict.fromkeys(SWAP_FIELDS),
     }
     kinds = {e.intervene for e in episodes}
@@ -68,6 +69,12 @@ def summarise(
     if kinds <= set(SWAPS):
         row |= swap_summary(episodes)
     return row
+
+
+def _median(values: Sequence[int | None]) -> int | None:
+    """Returns the median; None unless all are known."""
+    known = sorted(value for value in values if value is not None)
+    return known[len(known) // 2] if len(known) == len(values) else None
 
 
 SWAP_FIELDS = ("swapped", "followed", "swap_followed", "swap_low", "swap_high")

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from embodied.core.errors import ConfigError, unknown_name
+from embodied.benchmark.cell import Cell, side_by_side
+from embodied.core.errors import EmbodiedError, unknown_name
 from embodied.core.files import read_json, write_json
 from embodied.data.segments import SegmentConfig, SegmentDataset
 from embodied.evaluate.probe import probe_cue
 from embodied.evaluate.stats import wilson
-from embodied.train.checkpoint import checkpoints, load
+from embodied.train.checkpoint import load
 from studies.facts import FACTS
 
 EVALUATION, PROBES, PROBE_BATCH = "evaluation", "probe.json", 20
@@ -102,21 +98,25 @@ class Job:
         suffix = f"-{self.variant.name}" if self.variant.like else ""
         return self.run / f"{EVALUATION}{suffix}"
 
+    @property
+    def cell(self) -> Cell:
+        """What is trained and evaluated."""
+        return Cell(
+            name=f"{self.variant.name}-s{self.seed}",
+            run=self.run,
+            results=self.results,
+            log=self.root / f"{self.variant.name}-s{self.seed}.log",
+            training=(*self.study.train, *self.variant.train, f"seed={self.seed}"),
+            evaluating=(*self.study.evaluate, *self.variant.evaluate),
+        )
+
     def work(self) -> None:
         """Trains, carrying on where an earlier try ended, and evaluates what is trained.
 
         Raises:
-          ConfigError: If a command fails; its output is in the log beside the run.
+          EmbodiedError: If a command fails; its output is in the log beside the run.
         """
-        if not self.trained():
-            if (self.run / "config.yaml").exists():
-                self._call("train", "--resume", f"out={self.run}")
-            else:
-                options = (*self.study.train, *self.variant.train, f"seed={self.seed}")
-                self._call("train", *options, f"out={self.run}")
-        if not self.results.exists():
-            options = (*self.study.evaluate, *self.variant.evaluate)
-            self._call("evaluate", str(self.run), *options, f"out={self.results}")
+        self.cell.work()
         if self.study.probe and not self.variant.like and not self.probes.exists():
             write_json(self.probes, self._probe())
 
@@ -135,31 +135,9 @@ class Job:
                 found[f"{data.tasks[0]}: cue {name}"] = result.accuracy
         return found
 
-    def trained(self) -> bool:
-        """Returns whether the last step is done."""
-        found = checkpoints(self.run)
-        return bool(found) and int(found[-1].name) >= self.steps()
-
-    def steps(self) -> int:
-        """Returns the number of steps that the options ask for."""
-        given = [o for o in (*self.study.train, *self.variant.train) if o.startswith("steps=")]
-        return int(given[-1].partition("=")[2])
-
     def rows(self) -> list[dict[str, Any]]:
         """Returns the rows of the evaluation."""
         return list(read_json(self.results / "results.json")["rows"])
-
-    def _call(self, *words: str) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        log = self.root / f"{self.variant.name}-s{self.seed}.log"
-        with log.open("ab") as file:
-            done = subprocess.run(
-                [sys.executable, "-m", "embodied", *words], stdout=file, stderr=subprocess.STDOUT
-            )
-        if done.returncode:
-            raise ConfigError(
-                f"embodied {' '.join(words)} ended with {done.returncode}; its output is in {log}"
-            )
 
 
 def jobs(study: Study, names: Sequence[str], root: Path) -> list[Job]:
@@ -169,12 +147,18 @@ def jobs(study: Study, names: Sequence[str], root: Path) -> list[Job]:
     return sorted(made, key=lambda job: bool(job.variant.like))
 
 
-def work(todo: Sequence[Job], side_by_side: int) -> None:
-    """Does the jobs, some at a time, each on one thread."""
-    with ThreadPoolExecutor(side_by_side) as pool:
-        for like in (False, True):  # what evaluates another's runs waits for them
-            some = [job for job in todo if bool(job.variant.like) is like]
-            list(tqdm(pool.map(Job.work, some), total=len(some), unit="run", disable=not some))
+def work(todo: Sequence[Job], jobs: int) -> None:
+    """Does the jobs, some at a time, each on one thread.
+
+    Raises:
+      EmbodiedError: Naming those that failed, once all others are done.
+    """
+    failed: dict[str, str] = {}
+    for like in (False, True):  # what evaluates another's runs waits for them
+        some = [job for job in todo if bool(job.variant.like) is like]
+        failed |= side_by_side([job.work for job in some], [job.cell.name for job in some], jobs)
+    if failed:
+        raise EmbodiedError(f"{len(failed)} runs failed: {', '.join(failed)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""What a benchmark is asked for. Plain data; imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from embodied.core.errors import ConfigError
+from embodied.core.rng import EVAL_SEED_START
+from embodied.core.task import paired_levels
+
+
+@dataclasses.dataclass
+class BenchmarkConfig:
+    """A table: a multi-task policy for each memory and training seed, evaluated on every task.
+
+    Attributes:
+      task: Task names.
+      level: Level of the tasks.
+      levels: Level of each task, where they differ.
+      observation: ``"state"``, ``"rgb"`` or ``"rgbd"``.
+      policy: Policy that all memories are put into.
+      memory: Memories, a line of the table each; ``none`` is the twin that the others are
+        compared with.
+      seeds: Training seeds of each.
+      demonstrations: Episodes to collect of each task, where they are not there yet.
+      episodes: Episodes of each task and line, on fresh seeds.
+      process: Whether process rates are measured as well, which takes four times as long.
+      seed_start: First of the fresh seeds.
+      collect: Further words of ``embodied collect``, for example ``[label_horizon=8]``.
+      train: Further words of ``embodied train``, for example ``[preset=state,steps=2000]``.
+      train_of: The same for single memories: ``train_of.gru=[memory.config.width=128]``.
+      evaluate: Further words of ``embodied evaluate``.
+      jobs: Runs side by side, a thread each.
+      out: Directory; one that is there already is carried on, with more memories or seeds if
+        asked for.
+    """
+
+    task: list[str]
+    level: str = "easy"
+    levels: list[str] = dataclasses.field(default_factory=list)
+    observation: str = "state"
+    policy: str = "memory_vla"
+    memory: list[str] = dataclasses.field(
+        default_factory=lambda: ["perceptual_cognitive", "full_history", "none"]
+    )
+    seeds: list[int] = dataclasses.field(default_factory=lambda: [0])
+    demonstrations: int = 1000
+    episodes: int = 100
+    process: bool = False
+    seed_start: int = EVAL_SEED_START
+    collect: list[str] = dataclasses.field(default_factory=list)
+    train: list[str] = dataclasses.field(default_factory=list)
+    train_of: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    evaluate: list[str] = dataclasses.field(default_factory=list)
+    jobs: int = 1
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.task:
+            raise ConfigError("no tasks: name some by suite=NAME or task=[A,B]")
+        paired_levels(self.task, self.level, self.levels)
+        for name in ("memory", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(f"{name}: expected one or more, each once, got {values}")
+        for name in ("demonstrations", "episodes", "jobs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
+        strange = sorted(set(self.train_of) - set(self.memory))
+        if strange:
+            raise ConfigError(f"train_of.{strange[0]}: not among memory={self.memory}")
+
+    def settings(self) -> list[tuple[str, str]]:
+        """Returns (task, level) of each column."""
+        return list(zip(self.task, paired_levels(self.task, self.level, self.levels), strict=True))

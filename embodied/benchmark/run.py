@@ -1,0 +1,151 @@
+"""Makes a benchmark: data, runs, evaluations, and the table of what is done.
+
+The directory holds ``benchmark.json`` (what was asked for), ``cells/<memory>-s<seed>/`` (a run with
+its evaluation and log) and the table. Whatever is done stays done: a killed benchmark carries on,
+and one that is asked for more memories or seeds than before adds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from embodied import registry
+from embodied.benchmark import table
+from embodied.benchmark.cell import Cell, command, side_by_side
+from embodied.benchmark.config import BenchmarkConfig
+from embodied.config import to_plain
+from embodied.core.errors import ConfigError, DataError
+from embodied.core.files import read_json, write_json
+from embodied.evaluate.api import RESULTS
+
+FORMAT_VERSION = 1
+FILE, LOCK, CELLS, EVALUATION = "benchmark.json", ".lock", "cells", "evaluation"
+OF_A_CALL = ("memory", "seeds", "jobs", "out", "train_of")
+"""Fields in which a benchmark may differ from what its directory was begun with."""
+
+
+def benchmark(config: BenchmarkConfig) -> tuple[Path, dict[str, str]]:
+    """Does what is not done yet and writes the table.
+
+    Returns:
+      The directory, and cell -> message of those that failed (the others are in the table).
+
+    Raises:
+      ConfigError: For unknown names, or a directory begun with other options.
+      DataError: If another process is at work in the directory, or it has another version.
+    """
+    settings = config.settings()
+    for task, level in settings:
+        registry.imitation_task(task).knobs(level)
+    out = Path(config.out)
+    with locked(out):
+        _begin(out, config)
+        failed: dict[str, str] = {}
+        try:
+            for task, level in dict.fromkeys(settings):
+                collect(out, config, task, level)
+            made = cells(out, config)
+            failed = side_by_side([c.work for c in made], [c.name for c in made], config.jobs)
+        finally:
+            table.write(out, config, evaluations(out))
+    return out, failed
+
+
+def cells(out: Path, config: BenchmarkConfig) -> list[Cell]:
+    """Returns the cells that are asked for: all memories with the first seed, then the others."""
+    tasks, levels = (",".join(names) for names in zip(*config.settings(), strict=True))
+    found = []
+    for seed in config.seeds:
+        for memory in config.memory:
+            name = f"{memory}-s{seed}"
+            training = (
+                f"policy={config.policy}",
+                f"memory={memory}",
+                f"task=[{tasks}]",
+                f"levels=[{levels}]",
+                f"observation={config.observation}",
+                f"seed={seed}",
+                *config.train,
+                *config.train_of.get(memory, ()),
+            )
+            evaluating = (
+                f"episodes={config.episodes}",
+                f"seed_start={config.seed_start}",
+                f"process={str(config.process).lower()}",
+                "intervene=none",
+                "videos=1",
+                *config.evaluate,
+            )
+            folder = out / CELLS / name
+            places = folder / "run", folder / EVALUATION, folder / "log"
+            found.append(Cell(name, *places, training, evaluating))
+    return found
+
+
+def evaluations(out: Path) -> list[Path]:
+    """Returns the evaluation directories of all cells, of this and of earlier calls."""
+    return sorted(path.parent for path in (out / CELLS).glob(f"*/{EVALUATION}/{RESULTS}"))
+
+
+def collect(out: Path, config: BenchmarkConfig, task: str, level: str) -> None:
+    """Collects demonstrations where they are missing; a dataset that is complete costs nothing."""
+    command(
+        out / "collect.log",
+        "collect",
+        f"task={task}",
+        f"level={level}",
+        f"observation={config.observation}",
+        f"episodes={config.demonstrations}",
+        *config.collect,
+    )
+
+
+def _begin(out: Path, config: BenchmarkConfig) -> None:
+    """Writes what was asked for, or compares it with what the directory was begun with."""
+    plain = {k: v for k, v in to_plain(config).items() if k not in OF_A_CALL}
+    file = out / FILE
+    if not file.exists():
+        write_json(file, {"format_version": FORMAT_VERSION, "config": plain})
+        return
+    begun = read_json(file)
+    if begun.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"{file} has format version {begun.get('format_version')!r}, expected "
+            f"{FORMAT_VERSION}; choose another out=, or use the package that wrote it"
+        )
+    other = sorted(k for k in {*plain, *begun["config"]} if plain.get(k) != begun["config"].get(k))
+    if other:
+        raise ConfigError(
+            f"{out} was begun with {other[0]}={json.dumps(begun['config'].get(other[0]))}, not "
+            f"{json.dumps(plain.get(other[0]))}; its lines could not be compared. Choose another "
+            "out=, or the options it was begun with"
+        )
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keeps others out of a directory as long as this process lives.
+
+    Raises:
+      DataError: If another one is at work there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = os.open(out / LOCK, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror or error}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise DataError(
+            f"another benchmark is at work in {out}; wait for it, or choose another out="
+        ) from error
+    else:
+        yield
+    finally:
+        os.close(file)  # which gives the lock back, as the end of the process would

@@ -1,0 +1,219 @@
+"""The table of a benchmark: a line a memory, pooled over its training seeds and all tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from embodied.benchmark.config import BenchmarkConfig
+from embodied.core.files import read_json, write_atomic, write_json
+from embodied.evaluate.api import EPISODES, RESULTS
+from embodied.evaluate.process import STAGES
+from embodied.evaluate.report import NOTE, interval, number, percent
+from embodied.evaluate.results import NONE, EpisodeResult, read_episodes
+from embodied.evaluate.stats import clustered_paired, wilson
+
+REFERENCE = "full_history"
+"""Every memory is compared with it on the same seeds, where it is in the table."""
+
+Place = tuple[str, str]
+"""Task and level."""
+
+
+@dataclasses.dataclass
+class Line:
+    """What a memory came to.
+
+    Attributes:
+      memory: Its name.
+      rows: Training seed -> result rows of `evaluate`, a row a task.
+      episodes: Training seed -> episodes without intervention.
+      parameters: Of the policy.
+    """
+
+    memory: str
+    rows: dict[int, list[dict[str, Any]]]
+    episodes: dict[int, list[EpisodeResult]]
+    parameters: int
+
+    def of(self, place: Place | None = None) -> list[dict[str, Any]]:
+        """Returns the rows of one task, or all."""
+        rows = [row for some in self.rows.values() for row in some]
+        return [row for row in rows if place in (None, (row["task"], row["level"]))]
+
+    def outcomes(self, seed: int) -> dict[tuple[str, str, int], bool]:
+        """Returns (task, level, episode seed) -> success of a training seed."""
+        return {(e.task, e.level, e.seed): e.success for e in self.episodes[seed]}
+
+
+def read(evaluations: Sequence[Path]) -> list[Line]:
+    """Returns a line for each memory among evaluation directories, the best one first."""
+    lines: dict[str, Line] = {}
+    for directory in evaluations:
+        results = read_json(directory / RESULTS)
+        memory, _, digits = directory.parent.name.rpartition("-s")  # a preset has its own line
+        seed = int(digits)
+        line = lines.setdefault(memory, Line(memory, {}, {}, results["policy"]["parameters"]))
+        line.rows[seed] = [row for row in results["rows"] if row["intervene"] == NONE]
+        episodes = read_episodes(directory / EPISODES)
+        line.episodes[seed] = [e for e in episodes if e.intervene == NONE]
+    return sorted(lines.values(), key=lambda line: -_mean([r["success"] for r in line.of()]))
+
+
+def write(out: Path, config: BenchmarkConfig, evaluations: Sequence[Path]) -> None:
+    """Writes ``table.json`` and ``table.md``."""
+    lines = read(evaluations)
+    found = [summary(line, _reference(lines)) for line in lines]
+    write_json(out / "table.json", {"tasks": [list(p) for p in config.settings()], "lines": found})
+    write_atomic(out / "table.md", markdown(config, found))
+
+
+def _reference(lines: Sequence[Line]) -> Line | None:
+    return next((line for line in lines if line.memory == REFERENCE), None)
+
+
+def summary(line: Line, reference: Line | None) -> dict[str, Any]:
+    """Returns a line as plain data."""
+    rows = line.of()
+    wins, n = sum(row["successes"] for row in rows), sum(row["n"] for row in rows)
+    low, high = wilson(wins, n)
+    places = list(dict.fromkeys((row["task"], row["level"]) for row in rows))
+    scores = [row["score"] for row in rows]
+    return {
+        "memory": line.memory,
+        "seeds": sorted(line.rows),
+        "parameters": line.parameters,
+        "n": n,
+        "success": wins / n,
+        "low": low,
+        "high": high,
+        "ceiling": _mean([row["ceiling"] for row in rows]),
+        "score": None if None in scores else _mean(scores),
+        "commit_rate": _mean([row["commit_rate"] for row in rows]),
+        "state_bytes": max(row["state_bytes"] for row in rows),
+        "state_filled": _all_known([row["state_filled"] for row in rows]),
+        "process": _process(rows),
+        "paired": _paired(line, reference) if reference not in (None, line) else None,
+        "by_task": {f"{t} {lev}": _place(line.of((t, lev))) for t, lev in places},
+    }
+
+
+def _place(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    wins, n = sum(row["successes"] for row in rows), sum(row["n"] for row in rows)
+    low, high = wilson(wins, n)
+    facts = {key: rows[0][key] for key in ("ceiling", "expert")}
+    return {"n": n, "success": wins / n, "low": low, "high": high, **facts}
+
+
+def _process(rows: list[dict[str, Any]]) -> dict[str, float | None] | None:
+    """Returns the mean rate of each stage over tasks; None where it was not measured."""
+    found = [row["process"] for row in rows]
+    if None in found:
+        return None
+    return {stage: _all_known([process[stage]["rate"] for process in found]) for stage in STAGES}
+
+
+def _paired(line: Line, reference: Line | None) -> dict[str, Any] | None:
+    """Compares with the reference on the training and episode seeds that both have."""
+    assert reference is not None
+    pairs = []
+    for seed in sorted(set(line.rows) & set(reference.rows)):
+        own, other = line.outcomes(seed), reference.outcomes(seed)
+        common = sorted(set(own) & set(other))
+        if common:
+            pairs.append(([own[key] for key in common], [other[key] for key in common]))
+    if not pairs:
+        return None
+    found = clustered_paired(pairs)
+    within = found.within[0]
+    p_value = within.p_value if found.clusters == 1 else found.p_value
+    return {
+        "with": reference.memory,
+        "seeds": found.clusters,
+        "difference": found.difference,
+        "low": found.low,
+        "high": found.high,
+        "p_value": p_value,
+    }
+
+
+def markdown(config: BenchmarkConfig, lines: Sequence[dict[str, Any]]) -> str:
+    """Returns ``table.md``."""
+    text = [f"# {config.policy} with each memory", "", NOTE, ""]
+    if not lines:
+        return "\n".join([*text, "No cell is done yet."]) + "\n"
+    measured = any(line["process"] for line in lines)
+    header = ["memory", "seeds", "success", "95 % interval", "c*", "M", "commits"]
+    header += STAGES if measured else ()
+    header += ["against full history", "bytes in use", "bytes", "parameters", "n"]
+    body = []
+    for line in lines:
+        process = line["process"] or dict.fromkeys(STAGES)
+        filled = line["state_filled"]
+        body.append(
+            [
+                f"`{line['memory']}`",
+                str(len(line["seeds"])),
+                percent(line["success"]),
+                interval(line["low"], line["high"]),
+                percent(line["ceiling"]),
+                number(line["score"]),
+                percent(line["commit_rate"]),
+                *(percent(process[stage]) for stage in (STAGES if measured else ())),
+                _difference(line["paired"]),
+                "–" if filled is None else f"{filled:,.0f}",
+                f"{line['state_bytes']:,}",
+                f"{line['parameters']:,}",
+                f"{line['n']:,}",
+            ]
+        )
+    text += _table(header, body)
+    tasks = list(dict.fromkeys(task for line in lines for task in line["by_task"]))
+    text += ["", "## By task", ""]
+    cells = []
+    for task in tasks:
+        known = [line["by_task"].get(task) for line in lines]
+        first = next(place for place in known if place)
+        shown = [
+            "–" if p is None else f"{percent(p['success'])} ({interval(p['low'], p['high'])})"
+            for p in known
+        ]
+        cells.append([task, percent(first["ceiling"]), percent(first["expert"]), *shown])
+    text += _table(["task", "c*", "expert", *(f"`{line['memory']}`" for line in lines)], cells)
+    text += ["", "## Commands", ""]
+    levels = ",".join(level for _, level in config.settings())
+    words = [f"task=[{','.join(config.task)}]", f"levels=[{levels}]"]
+    words += [f"policy={config.policy}", f"observation={config.observation}", *config.train]
+    text += [f"- `embodied train {' '.join(words)} memory=M seed=S`, and of single memories:"]
+    text += [f"  - `{m}`: `{' '.join(own)}`" for m, own in config.train_of.items() if own]
+    fresh = f"episodes={config.episodes} seed_start={config.seed_start}"
+    text += [f"- `embodied evaluate RUN {' '.join([fresh, *config.evaluate])}`"]
+    return "\n".join(text) + "\n"
+
+
+def _difference(paired: dict[str, Any] | None) -> str:
+    if paired is None:
+        return "–"
+    points = f"{100 * paired['difference']:+.1f}"
+    if paired["low"] is not None:
+        points += f" ({100 * paired['low']:+.1f} to {100 * paired['high']:+.1f})"
+    elif paired["p_value"] is not None:
+        points += f" (p = {paired['p_value']:.2g})"
+    return points
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _all_known(values: Sequence[float | None]) -> float | None:
+    """Returns the mean; None unless all are known."""
+    known = [value for value in values if value is not None]
+    return _mean(known) if known and len(known) == len(values) else None

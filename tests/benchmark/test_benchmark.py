@@ -1,0 +1,173 @@
+"""A benchmark: what is run, kept, refused and shown, without simulator or training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embodied.benchmark import cell, run
+from embodied.benchmark.config import BenchmarkConfig
+from embodied.commands import base
+from embodied.core.errors import ConfigError, DataError, EmbodiedError
+from embodied.core.files import read_json, write_json
+from embodied.evaluate.results import EpisodeResult, write_episodes
+
+TASKS = ["remember_color", "put_block_back"]
+WINS = {"full_history": 9, "gru": 6, "none": 3}
+"""Of ten episodes of a task."""
+
+
+def episodes(wins: int) -> list[EpisodeResult]:
+    return [
+        EpisodeResult(
+            task=task, level="easy", seed=7 + i, cue=i % 3, success=i < wins, committed=True,
+            commit="x", failure_kind="" if i < wins else "wrong_choice", length=9, time_s=1.0,
+            reward=0.0, observations=3, state_bytes=800, row=0, state_filled=400,
+        )
+        for task in TASKS
+        for i in range(10)
+    ]  # fmt: skip
+
+
+def results(memory: str, wins: int) -> dict[str, Any]:
+    rows = [
+        {
+            "task": task, "level": "easy", "intervene": "none", "n": 10, "successes": wins,
+            "success": wins / 10, "ceiling": 0.3, "expert": 1.0, "score": (wins / 10 - 0.3) / 0.7,
+            "commit_rate": 1.0, "state_bytes": 800, "state_filled": 400, "process": None,
+        }
+        for task in TASKS
+    ]  # fmt: skip
+    return {"policy": {"memory": memory, "parameters": 1234}, "rows": rows}
+
+
+@dataclasses.dataclass
+class Commands:
+    """Stands for the commands; `broken` are memories whose training fails."""
+
+    calls: list[tuple[str, ...]] = dataclasses.field(default_factory=list)
+    broken: tuple[str, ...] = ()
+
+    def __call__(self, log: Path, *words: str) -> None:
+        self.calls.append(words)
+        options = dict(word.split("=", 1) for word in words if "=" in word)
+        if words[0] == "train":
+            folder = Path(options["out"])
+            if any(memory in folder.parent.name for memory in self.broken):
+                raise EmbodiedError("embodied train ended with 1: no such thing")
+            (folder / "checkpoints" / "00000005").mkdir(parents=True)
+            (folder / "checkpoints" / "00000005" / "policy.json").write_text("{}")
+            (folder / "config.yaml").write_text("steps: 5")
+        elif words[0] == "evaluate":
+            memory = Path(words[1]).parent.name.rpartition("-s")[0]
+            write_json(Path(options["out"]) / "results.json", results(memory, WINS[memory]))
+            write_episodes(Path(options["out"]) / "episodes.jsonl", episodes(WINS[memory]))
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    made = Commands()
+    monkeypatch.setattr(run, "command", made)
+    monkeypatch.setattr(cell, "command", made)
+    return made
+
+
+def config(out: Path, **options: Any) -> BenchmarkConfig:
+    given = {"memory": ["full_history", "none"], "train": ["steps=5"], "episodes": 10, **options}
+    return BenchmarkConfig(task=TASKS, out=str(out), **given)
+
+
+def test_cells_are_done_once_and_more_can_be_added(commands: Commands, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    assert run.benchmark(config(out)) == (out, {})
+    assert [words[0] for words in commands.calls].count("train") == 2
+    train = next(words for words in commands.calls if words[0] == "train")
+    assert train[1:-1] == (
+        "policy=memory_vla", "memory=full_history", "task=[remember_color,put_block_back]",
+        "levels=[easy,easy]", "observation=state", "seed=0", "steps=5",
+    )  # fmt: skip
+    commands.calls.clear()
+    more = config(out, memory=["gru"], train_of={"gru": ["memory.config.width=128"]})
+    run.benchmark(more)
+    assert [words[0] for words in commands.calls] == ["collect", "collect", "train", "evaluate"]
+    assert "memory.config.width=128" in commands.calls[2]
+
+    lines = read_json(out / "table.json")["lines"]
+    assert [line["memory"] for line in lines] == ["full_history", "gru", "none"]
+    assert lines[1]["paired"]["difference"] == pytest.approx(-0.3)
+    assert lines[1]["paired"]["with"] == "full_history" and lines[0]["paired"] is None
+    text = (out / "table.md").read_text()
+    assert (
+        "| `gru` | 1 | 60.0 % | 38.7 – 78.1 | 30.0 % | 0.43 | 100.0 % | -30.0 (p = 0.031) | 400 | "
+        "800 | 1,234 | 20 |" in text
+    )
+    assert "| put_block_back easy | 30.0 % | 100.0 % | 90.0 % (59.6 – 98.2) |" in text
+
+
+def test_a_failed_cell_is_named_and_the_others_go_on(
+    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands.broken = ("full_history",)
+    _, failed = run.benchmark(config(tmp_path / "b", seeds=[0, 1]))
+    assert set(failed) == {"full_history-s0", "full_history-s1"}
+    assert (
+        "no such thing" in failed["full_history-s0"] and "no such thing" in capsys.readouterr().err
+    )
+    lines = read_json(tmp_path / "b" / "table.json")["lines"]
+    assert [(line["memory"], line["seeds"]) for line in lines] == [("none", [0, 1])]
+    command = base.load("benchmark")
+    words = [f"task=[{','.join(TASKS)}]", "memory=[full_history]", f"out={tmp_path / 'c'}"]
+    with pytest.raises(ConfigError, match=r"1 of the runs failed.*full_history-s0"):
+        command.run(base.parse(command, words, "benchmark"))
+
+
+def test_what_could_not_be_compared_is_refused(commands: Commands, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    run.benchmark(config(out))
+    with pytest.raises(ConfigError, match=r"begun with episodes=10, not 20"):
+        run.benchmark(config(out, episodes=20))
+    with run.locked(out), pytest.raises(DataError, match="another benchmark is at work"):
+        run.benchmark(config(out))
+    begun = json.loads((out / "benchmark.json").read_text())
+    write_json(out / "benchmark.json", {**begun, "format_version": 9})
+    with pytest.raises(DataError, match="format version 9, expected 1"):
+        run.benchmark(config(out))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": []}, "memory: expected one or more"),
+        ({"seeds": [1, 1]}, "each once"),
+        ({"episodes": 0}, "episodes must be >= 1"),
+        ({"train_of": {"gru": []}}, "train_of.gru: not among"),
+        ({"levels": ["easy"]}, "2 tasks need as many levels"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(tmp_path, **options)
+
+
+def test_unknown_names_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    command, out = base.load("benchmark"), tmp_path / "b"
+    for words, message in (
+        (["task=remember_colour"], "did you mean 'remember_color'"),
+        (["suite=memory_bench_3", "memory=[gruu]"], "did you mean 'gru'"),
+        (["suite=memory_bench_3", "level=esy"], "did you mean 'easy'"),
+        ([], "no tasks"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            command.run(base.parse(command, [*words, f"out={out}"], "benchmark"))
+    assert not out.exists()
+
+
+def test_a_command_that_fails_shows_the_end_of_its_output(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "x"
+    with pytest.raises(EmbodiedError, match=r"train task=nothing ended with 2: .*unknown task"):
+        cell.command(log, "train", "task=nothing")
+    assert "unknown task" in log.read_text()
