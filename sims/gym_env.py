@@ -24,7 +24,9 @@ class MemoryBenchEnv(gymnasium.Env):
     `info` holds, and observations never do: ``phase`` (cue, gap, execute), ``held`` (the next
     action will be ignored), ``gate`` (this observation is the first after a snap), ``commit``
     (what was committed, or ""), ``target`` (what would be right), ``cue``, ``success``,
-    ``failure_kind``, ``instruction``, ``time_s`` (since reset) and ``image_fresh``.
+    ``failure_kind``, ``instruction``, ``time_s`` (since reset) and ``image_fresh``; in tasks where
+    how far one has got must be remembered also ``swap_point`` and ``donor_point``, where a memory
+    may be exchanged with the one that it was a choice earlier.
 
     Args:
       task: Snake-case task name, for example ``"remember_color"``, or the row of a task that
@@ -243,6 +245,7 @@ class MemoryBenchEnv(gymnasium.Env):
             "failure_kind": task.failure_kind,
             "instruction": task.instruction,
             "time_s": task.tick / CONTROL_HZ,
+            **task.swap_points(),
             "image_fresh": fresh and self.observer.mode != "state",
         }
 

@@ -34,6 +34,8 @@ class TaskInfo:
       ceiling: Level's knobs -> best success without memory (c*), a fraction.
       cues: Level's knobs -> number of cue values.
       horizon_s: Level's knobs -> longest possible episode in seconds.
+      progress: Whether what has to be remembered is how far one has got, in a row of choices that
+        all look the same, and not only a cue that was shown.
       learned_by: ``"imitation"`` of an expert that moves an arm, or ``"reinforcement"``.
     """
 
@@ -47,6 +49,7 @@ class TaskInfo:
     ceiling: Callable[[Mapping[str, Any]], float]
     cues: Callable[[Mapping[str, Any]], int]
     horizon_s: Callable[[Mapping[str, Any]], float]
+    progress: bool = dataclasses.field(default=False, kw_only=True)
 
     def knobs(self, level: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Returns the knobs of `level` with `overrides`; refuses unknown names.
@@ -64,6 +67,10 @@ class TaskInfo:
                 raise ConfigError(f"knob {key!r} of {self.name}: expected a number, got {value!r}")
             knobs[key] = value
         return knobs
+
+    def needs_memory(self, knobs: Mapping[str, Any]) -> bool:
+        """Returns whether there is anything to remember at these knobs."""
+        return self.progress or self.cues(knobs) > 1
 
     def env_kwargs(self, config: EnvConfig) -> dict[str, Any]:
         """Returns the arguments that an environment of this task takes of `config`.

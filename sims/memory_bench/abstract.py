@@ -36,7 +36,7 @@ _MOST_CHOICES = 200_000
 
 StateId = Hashable
 Seen = Hashable
-Policy = dict[Seen, Hashable]
+Policy = dict[Seen, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,8 @@ class Ceiling:
     Attributes:
       value: Success probability that `policy` reaches.
       upper: A proven bound that no memoryless policy exceeds; equals `value` when exact.
-      policy: What is seen -> action, for observations with a choice.
+      policy: What is seen -> action, for observations with a choice; or -> action ->
+        probability, where only a randomising policy is best (see `mixtures`).
       states: Number of reachable states.
       aliased: Number of observations that several states share and that leave a choice.
     """
@@ -86,7 +87,7 @@ class Ceiling:
         return self.value == self.upper
 
 
-class _Graph:
+class Graph:
     """All reachable states in topological order, with the transitions of every action."""
 
     def __init__(self, machine: Machine) -> None:
@@ -170,20 +171,27 @@ class _Graph:
         ]
         return useful or actions[:1]
 
-    def check_met_once(self) -> None:
-        """Raises ValueError if an aliased observation with a choice can be met twice."""
+    def met_twice(self) -> Seen | None:
+        """Returns an aliased observation with a choice that an episode can meet twice, or None."""
         for seen in self.aliased:
             group = set(self.groups[seen])
             below: set[StateId] = set()
             for state in self.order:
                 if state in group and state in below:
-                    raise ValueError(
-                        f"{self.machine.name}: observation {seen!r} can be met twice in an "
-                        "episode, so a randomising policy may beat every deterministic one; "
-                        "make the step that lies between visible (lamp) or model it apart"
-                    )
+                    return seen
                 if state in group or state in below:
                     below.update(self._successors(state))
+        return None
+
+    def check_met_once(self) -> None:
+        """Raises ValueError if an aliased observation with a choice can be met twice."""
+        seen = self.met_twice()
+        if seen is not None:
+            raise ValueError(
+                f"{self.machine.name}: observation {seen!r} can be met twice in an episode, so a "
+                "randomising policy may beat every deterministic one; use `best_mixture`, or "
+                "make the step that lies between visible (lamp)"
+            )
 
     def solve(self, choices: Mapping[Seen, Hashable]) -> tuple[Fraction, Policy]:
         """Best success and policy with the choices at aliased observations given."""
@@ -225,7 +233,8 @@ class _Graph:
 
 
 def _expect(outcome: Mapping[StateId, Fraction], value: Mapping[StateId, Fraction]) -> Fraction:
-    return sum((p * value[s] for s, p in outcome.items()), Fraction(0))
+    # Failure, worth nothing, is the most frequent outcome: spare it the arithmetic.
+    return sum((p * value[s] for s, p in outcome.items() if value[s]), Fraction(0))
 
 
 def best_memoryless(machine: Machine) -> Ceiling:
@@ -235,7 +244,7 @@ def best_memoryless(machine: Machine) -> Ceiling:
       ValueError: If the machine has a cycle, an aliased observation can be met twice, or there
         are too many joint choices to enumerate.
     """
-    graph = _Graph(machine)
+    graph = Graph(machine)
     graph.check_met_once()
     spaces = [graph.options[seen] for seen in graph.aliased]
     count = math.prod(len(space) for space in spaces)
@@ -261,7 +270,7 @@ def search_memoryless(machine: Machine, starts: int = 32, seed: int = 0) -> Ceil
     nothing before the aliased observations leaves a choice, the sum over aliased observations of
     each one's best action (then they don't interact, and the answer is exact).
     """
-    graph = _Graph(machine)
+    graph = Graph(machine)
     graph.check_met_once()
     generator = random.Random(seed)
     best, best_policy = Fraction(-1), {}
@@ -288,7 +297,7 @@ def search_memoryless(machine: Machine, starts: int = 32, seed: int = 0) -> Ceil
     return Ceiling(best, upper, best_policy, len(graph.order), len(graph.aliased))
 
 
-def _respond(graph: _Graph, policy: Policy) -> dict[Seen, Hashable]:
+def _respond(graph: Graph, policy: Policy) -> dict[Seen, Hashable]:
     """Returns the best choice at each aliased observation while the rest stays as it is."""
     weight, value = graph.reach(policy), graph.values(policy)
     choices = {}
@@ -306,7 +315,7 @@ def _respond(graph: _Graph, policy: Policy) -> dict[Seen, Hashable]:
     return choices
 
 
-def _aliased_are_independent(graph: _Graph) -> bool:
+def _aliased_are_independent(graph: Graph) -> bool:
     """True if no aliased observation lies above another and none lies below another choice."""
     aliased = set(graph.aliased)
     above_has_choice: set[StateId] = set()

@@ -3,6 +3,10 @@
 Full rollouts of every cue are compared at the end of the cue phase and at go: pictures, depth,
 proprioception, instruction and entities, and below them MuJoCo's whole integration state, the
 controller and the task's variables. Only names that start with ``hidden_`` may differ.
+
+In a row of choices every one of them is compared with the first. Where what must be remembered
+is how far one has got (``TaskInfo.progress``), histories of one cue are the pairs: so many
+choices taken against another number of them, with the same instruction.
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ BEHAVIOURS = ("expert", "noisy", "extreme")
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, how many there are."""
 
+MOST_CUES = 16
+"""So many cue values are rolled out at most, spread evenly over all of them."""
+
 _CORNER_TICKS, _CORNER_HOLD, _TRIES = 30, 5, 4
 _HIDDEN = "hidden_"
 
@@ -41,21 +48,22 @@ def compare(
       progress: See :data:`Progress`.
 
     Returns:
-      ``holds``, counts of rollouts, completed ones and compared pairs for each behaviour, the
-      compared ``observations`` and ``state`` names, the declared ``hidden`` ones, and
-      ``differences``: the first few names that differ, with seed, cue and behaviour.
+      ``holds``, how many ``cues`` were rolled out, counts of rollouts, completed ones and pairs
+      compared at go for each behaviour, the compared ``observations`` and ``state`` names, the
+      declared ``hidden`` ones, and ``differences``: the first few names that differ, with seed,
+      cue and behaviour.
     """
     observe = AllModes(env)
-    cues = range(env.task.n_cues)
+    cues = spread_cues(env)
     counts = {b: {"rollouts": 0, "completed": 0, "succeeded": 0, "pairs": 0} for b in BEHAVIOURS}
     differences, goals_differ = [], True
     names: dict[str, list[str]] = {"observations": [], "state": [], "hidden": []}
     done, total = 0, len(seeds) * len(BEHAVIOURS) * len(cues)
     for seed in seeds:
-        reference = None
-        targets = set()
+        references: dict[str, _Rollout] = {}
+        needed: dict[str, list[tuple[str, ...]]] = {}
         for behaviour in BEHAVIOURS:
-            completed = 0
+            choices: dict[str, int] = {}
             for cue in cues:
                 rollout = _complete(env, observe, seed, cue, behaviour)
                 count = counts[behaviour]
@@ -65,18 +73,20 @@ def compare(
                     progress("aliasing", done, total)
                 if rollout is None:
                     continue
-                completed += 1
+                count["completed"] += 1
                 count["succeeded"] += rollout.success
-                targets.add(rollout.target)
-                reference = reference or rollout
+                kind = rollout.instruction if env.info.progress else ""
+                choices[kind] = choices.get(kind, 0) + len(rollout.targets)
+                if behaviour == "expert":
+                    needed.setdefault(kind, []).append(rollout.targets)
+                reference = references.setdefault(kind, rollout)
                 differences += [
                     {"seed": seed, "cue": cue, "behaviour": behaviour, "name": name}
                     for name in rollout.differences(reference)
                 ]
                 names = rollout.names()
-            counts[behaviour]["completed"] += completed
-            counts[behaviour]["pairs"] += completed * (completed - 1) // 2
-        goals_differ &= len(targets) == len(cues)
+            counts[behaviour]["pairs"] += sum(n * (n - 1) // 2 for n in choices.values())
+        goals_differ &= all(_demand_memory(histories) for histories in needed.values())
     complete = all(
         counts["expert"][k] == len(seeds) * len(cues) for k in ("completed", "succeeded")
     )
@@ -92,6 +102,18 @@ def compare(
     }
 
 
+def spread_cues(env: MemoryBenchEnv) -> list[int]:
+    """Returns the cue values to look at: all, or `MOST_CUES` spread evenly over them."""
+    count = env.task.n_cues
+    return sorted({round(c) for c in np.linspace(0, count - 1, min(count, MOST_CUES))})
+
+
+def _demand_memory(histories: Sequence[tuple[str, ...]]) -> bool:
+    """Returns whether what looks equal needs different choices: between cues and along a row."""
+    chosen = {target for targets in histories for target in targets}
+    return len(set(histories)) == len(histories) and len(chosen) > 1
+
+
 def corrupt_before_gates(env: MemoryBenchEnv, seeds: Sequence[int]) -> dict[str, Any]:
     """Corrupts everything just before each gate and checks that the snap undoes it.
 
@@ -105,10 +127,13 @@ def corrupt_before_gates(env: MemoryBenchEnv, seeds: Sequence[int]) -> dict[str,
         rollout = _complete(env, observe, seed, 0, "expert")
         if rollout is None:
             continue
-        for attempt, cue in itertools.product(range(2), range(min(2, env.task.n_cues))):
+        # Where the instruction tells the cue, another cue's scene may look different.
+        cues = range(1 if env.info.progress else min(2, env.task.n_cues))
+        for attempt, cue in itertools.product(range(2), cues):
             env.reset(seed=seed, options={"cue": cue})
             rng = derive(seed, "corrupt", attempt, cue)
-            for phase, snapshot in ((GAP, rollout.gap), (EXECUTE, rollout.go)):
+            for phase in (GAP, EXECUTE):
+                snapshot = rollout.first(phase)
                 _corrupt(env, rng)
                 env.task._snap(phase)
                 corruptions += 1
@@ -138,6 +163,22 @@ def _corrupt(env: MemoryBenchEnv, rng: np.random.Generator) -> None:
     env.controller.restore({k: v + rng.normal(0, 0.1, v.shape) for k, v in command.items()})
 
 
+def watch_choices(
+    env: MemoryBenchEnv, observe: AllModes
+) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Plays on by the expert, without gaps; returns target and observation at each choice."""
+    task, expert, seen = env.task, env.make_expert(), []
+    leg = ""
+    while not task.decided:
+        if task.phase == GAP:
+            task._snap(EXECUTE)
+        if task.leg != leg:
+            leg = task.leg
+            seen.append((task.target(), observe.observation()))
+        env.advance(expert.act())
+    return seen
+
+
 @dataclasses.dataclass
 class _Snapshot:
     """Everything at one gate: what a policy sees in any mode, and what it doesn't."""
@@ -155,19 +196,28 @@ class _Snapshot:
 
 @dataclasses.dataclass
 class _Rollout:
-    gap: _Snapshot
-    go: _Snapshot
-    target: str
+    """The gates of one episode: each phase that began, with everything as it was then."""
+
+    gates: list[tuple[str, _Snapshot]]
+    targets: tuple[str, ...]
+    instruction: str
     success: bool
 
+    def first(self, phase: str) -> _Snapshot:
+        return next(snapshot for name, snapshot in self.gates if name == phase)
+
     def differences(self, other: _Rollout) -> list[str]:
-        at_gap = [f"gap: {name}" for name in self.gap.differences(other.gap)]
-        return at_gap + [f"go: {name}" for name in self.go.differences(other.go)]
+        words = {GAP: "gap", EXECUTE: "go"}
+        return [
+            f"{words[phase]}: {name}"
+            for phase, snapshot in self.gates
+            for name in snapshot.differences(other.first(phase))
+        ]
 
     def names(self) -> dict[str, list[str]]:
-        state = sorted(self.go.state)
+        state = sorted(self.first(EXECUTE).state)
         return {
-            "observations": sorted(self.go.observation),
+            "observations": sorted(self.first(EXECUTE).observation),
             "state": [name for name in state if not name.startswith(_HIDDEN)],
             "hidden": [name for name in state if name.startswith(_HIDDEN)],
         }
@@ -222,21 +272,34 @@ def _rollout(
     rng = derive(seed, "certify", behaviour, cue, attempt)
     noise = 1.5 if behaviour == "noisy" else 0.0
     expert = env.make_expert(seed=int(rng.integers(2**31)), noise=noise)
-    corner, snapshots = np.zeros(7), []
+    gates: list[tuple[str, _Snapshot]] = []
+    targets: list[str] = []
+
+    def begin_leg() -> None:
+        gates.append((task.phase, observe.snapshot()))
+        if task.phase == EXECUTE:
+            targets.append(task.target())
+
+    if task.phase == EXECUTE:
+        begin_leg()
+    # In a row of choices the first one belongs to the history of those that follow.
+    several = 2 if task.n_choices > 1 else 1
+    corner, free_ticks = np.zeros(7), 0
     for tick in itertools.count():
         if task.decided:
             break
         action = expert.act()
-        if task.phase != EXECUTE:
-            if behaviour == "extreme" and (tick < _CORNER_TICKS or task.held):
+        if len(targets) < several:
+            if behaviour == "extreme" and (free_ticks < _CORNER_TICKS or task.held):
                 if tick % _CORNER_HOLD == 0:
                     corner = rng.choice((-1.0, 1.0), 7)
                     corner[3:6] *= 0.2  # a hand turned away for good couldn't finish
                 action = corner
             else:
                 action = expert.perturb(action)
+        free_ticks += not task.held
         if env.advance(action):
-            snapshots.append(observe.snapshot())
-    if len(snapshots) < 2:
+            begin_leg()
+    if len(targets) < several:
         return None
-    return _Rollout(*snapshots[:2], target=task.target(), success=task.success)
+    return _Rollout(gates, tuple(targets), task.instruction, task.success)

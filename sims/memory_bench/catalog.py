@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from embodied.core.task import TaskInfo
 from sims.memory_bench.tasks import (
+    checklist_inspect,
     lift,
+    order_recall,
+    pick_times,
     put_block_back,
     rearrange_block,
     remember_color,
@@ -19,6 +22,9 @@ TASKS: dict[str, TaskInfo] = {
         put_block_back.INFO,
         rearrange_block.INFO,
         reopen_drawer.INFO,
+        order_recall.INFO,
+        pick_times.INFO,
+        checklist_inspect.INFO,
         lift.INFO,
         stack.INFO,
     )

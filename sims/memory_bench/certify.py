@@ -13,8 +13,8 @@ For each level of a task:
 9. *Reactive twin.* With the cue left in sight the observations at go tell the cues apart, the
    ceiling is 1 and the expert does as well.
 
-Rollouts for 5 and 9 leave out the gap: go makes the same state whatever went before, which
-the aliasing part checks, gap included.
+Rollouts for 5 and 9 leave out gaps and held cue phases: go makes the same state whatever went
+before, which the aliasing part checks, gap included.
 
 A task that needs no memory has one cue value and nothing to hide: of these it has 2, whose answer
 must be 1, and 5.
@@ -34,10 +34,11 @@ import numpy as np
 from embodied.core.errors import unknown_name
 from embodied.core.files import write_atomic
 from embodied.core.rng import EVAL_SEED_START
-from embodied.core.task import CUE, EXECUTE, GAP, TaskInfo
+from embodied.core.task import CUE, EXECUTE, TaskInfo
 from sims.memory_bench import aliasing
 from sims.memory_bench.abstract import best_memoryless, search_memoryless, with_clock
 from sims.memory_bench.aliasing import AllModes, Progress
+from sims.memory_bench.mixtures import best_policy
 from sims.memory_bench.task import machine_of
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def certify(
         "expert": {},
         "reactive": {},
     }
-    needs_memory = info.cues(knobs) > 1
+    needs_memory = info.needs_memory(knobs)
     if not needs_memory:
         result["needs_memory"] = False
     for control in effort.controls:
@@ -211,7 +212,7 @@ def ceiling(info: TaskInfo, knobs: Mapping[str, Any]) -> dict[str, Any]:
       nothing, since the gap's length comes from the seed: there c* stays.
     """
     machine = machine_of(info, knobs)
-    found = best_memoryless(machine)
+    found = best_policy(machine)
     clocked = search_memoryless(with_clock(machine, 2 * info.cues(knobs)), starts=8)
     closed = info.ceiling(knobs)
     return {
@@ -272,12 +273,17 @@ def expert_success(
 
 
 def _play_without_gap(env: MemoryBenchEnv, seed: int, noise: float) -> tuple[int, int]:
-    """Plays the expert's episode but for the gap; returns ticks of cue and execute phase."""
+    """Plays the expert's episode but for what the arm is held for.
+
+    Returns:
+      Ticks of the cue phase (a held one counted in full) and of the execute phase.
+    """
     env.reset(seed=seed)
     task, expert = env.task, env.make_expert(seed=seed, noise=noise)
     ticks = {CUE: 0, EXECUTE: 0}
     while not task.decided:
-        if task.phase == GAP:
+        if task.held:
+            ticks[CUE] += task.cue_ticks if task.phase == CUE else 0
             task._snap(EXECUTE)
         ticks[task.phase] += 1
         env.advance(expert.perturb(expert.act()))
@@ -290,22 +296,16 @@ def reactive(
     """Certifies the twin whose cue stays in sight (knob ``visible_cue`` 1).
 
     Returns:
-      ``holds``; ``telling``: observation keys that differ between all cues at go; ``ceiling``
-      of the abstract machine; the ``expert``'s success.
+      ``holds``; ``telling``: observation keys that differ at go, or along a row of choices,
+      wherever another choice is right; ``ceiling`` of the abstract machine; the ``expert``'s
+      success.
     """
     knobs = {"visible_cue": 1}
     env = _make(info, level, control, "rgbd", effort.image_size, knobs)
-    observe, telling = AllModes(env), None
-    for seed in range(ALIASING_SEED_START, ALIASING_SEED_START + effort.pair_seeds):
-        seen = []
-        for cue in range(env.task.n_cues):
-            env.reset(seed=seed, options={"cue": cue})
-            env.task._snap(EXECUTE)
-            seen.append(observe.observation())
-        now = {
-            key for key in seen[0] if len({o[key].tobytes() for o in seen}) == len(seen)
-        }  # fmt: skip
-        telling = now if telling is None else telling & now
+    observe = AllModes(env)
+    seeds = range(ALIASING_SEED_START, ALIASING_SEED_START + effort.pair_seeds)
+    found = [_telling(moments) for seed in seeds for moments in _twin_moments(env, observe, seed)]
+    telling = set.intersection(*found)
     env.close()
     env = _make(info, level, control, "state", effort.image_size, knobs)
     episodes = effort.reactive_episodes
@@ -313,11 +313,40 @@ def reactive(
     env.close()
     value = best_memoryless(machine_of(info, env.knobs)).value
     return {
-        "holds": "entities" in (telling or ()) and value == 1 == info.ceiling(env.knobs),
-        "telling": sorted(telling or ()),
+        "holds": "entities" in telling and value == 1 == info.ceiling(env.knobs),
+        "telling": sorted(telling),
         "ceiling": float(value),
         "expert": expert,
     }
+
+
+Moment = tuple[str, Mapping[str, np.ndarray]]
+"""What has to be chosen, and what is observed then."""
+
+
+def _twin_moments(env: MemoryBenchEnv, observe: AllModes, seed: int) -> list[list[Moment]]:
+    """Returns moments of a reactive twin to be told apart: go of all cues, or a row of choices."""
+    rows, at_go = [], []
+    for cue in aliasing.spread_cues(env):
+        env.reset(seed=seed, options={"cue": cue})
+        if env.info.progress:
+            rows.append(aliasing.watch_choices(env, observe))
+        else:
+            env.task._snap(EXECUTE)
+            at_go.append((env.task.target(), observe.observation()))
+    return rows or [at_go]
+
+
+def _telling(seen: Sequence[Moment]) -> set[str]:
+    """Returns the observation keys that tell apart every two moments with different targets."""
+    telling = set()
+    for key in seen[0][1]:
+        targets: dict[bytes, set[str]] = {}
+        for target, observation in seen:
+            targets.setdefault(observation[key].tobytes(), set()).add(target)
+        if all(len(those) == 1 for those in targets.values()):
+            telling.add(key)
+    return telling
 
 
 def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:

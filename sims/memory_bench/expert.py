@@ -92,7 +92,7 @@ class WaypointExpert:
         self._rng = derive(self._seed, "expert", "noise")
         self._path = np.zeros((0, _FIELDS))
         self._index, self._dwelt, self._rested, self._finished = 0, 0, 0, False
-        self._phase = ""
+        self._leg = ""
         self._burst = np.zeros(ACTION_SIZE)
         self._burst_left = 0
         self._detour = np.zeros(3)
@@ -115,8 +115,8 @@ class WaypointExpert:
         self._touching = bool(self._env.scene.touched_bodies())
         if task.held or task.decided:
             return np.zeros(ACTION_SIZE, np.float32)
-        if task.phase != self._phase:
-            self._phase, self._gripper = task.phase, OPEN
+        if task.leg != self._leg:
+            self._leg, self._gripper = task.leg, OPEN
             self._start(task.waypoints())
             self._detours = 0
         if not self._dwelling():
@@ -141,7 +141,7 @@ class WaypointExpert:
           once the outcome is decided, and when no keyframe is left.
         """
         task = self._env.task
-        if task.held or task.decided or task.phase != self._phase:
+        if task.held or task.decided or task.leg != self._leg:
             return None
         rows = self._path[self._index + self._finished :]
         if not rows[:, _KEYFRAME].any():
@@ -161,7 +161,7 @@ class WaypointExpert:
         self._path = self._prepare(waypoints, self._gripper)
         self._index, self._dwelt, self._rested, self._finished = 0, 0, 0, False
         if not len(self._path):
-            raise ValueError(f"the expert got no waypoints in phase {self._phase!r}")
+            raise ValueError(f"the expert got no waypoints in {self._leg!r}")
 
     def _prepare(self, waypoints: Sequence[Waypoint], command: float) -> np.ndarray:
         """Packs a path; if pausing, each change of the gripper from `command` on is a keyframe."""
@@ -256,7 +256,7 @@ class WaypointExpert:
         """Returns what to execute for a clean `action`: with noise and bursts, in [-1, 1]."""
         if self.noise <= 0 or self._env.task.held:
             return np.asarray(action, np.float32)
-        if self.pause_ticks and self._phase and self._dwelling():
+        if self.pause_ticks and self._leg and self._dwelling():
             self._burst_left = self._detour_left = 0
             return np.asarray(action, np.float32)
         scale = np.array([0.12, 0.12, 0.12, 0.03, 0.03, 0.03, 0.05]) * self.noise
@@ -300,7 +300,7 @@ class WaypointExpert:
             "rested": self._rested,
             "hand": (self._hand_before, self._hand),
             "finished": self._finished,
-            "phase": self._phase,
+            "leg": self._leg,
             "burst": self._burst.copy(),
             "burst_left": self._burst_left,
             "detour": self._detour.copy(),
@@ -317,7 +317,7 @@ class WaypointExpert:
         self._index, self._dwelt = state["index"], state["dwelt"]
         self._rested, self._finished = state["rested"], state["finished"]
         self._hand_before, self._hand = state["hand"]
-        self._phase = state["phase"]
+        self._leg = state["leg"]
         self._burst[:] = state["burst"]
         self._burst_left = state["burst_left"]
         self._detour[:] = state["detour"]

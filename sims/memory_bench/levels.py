@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from embodied.core.errors import ConfigError
-from sims.memory_bench.task import COMMON_KNOBS
+
+COMMON_KNOBS: dict[str, Any] = {
+    "gap_min_s": 2.0,
+    "gap_max_s": 4.0,
+    "busy": 0.0,
+    "hidden_phase": 0,
+    "visible_cue": 0,
+}
+"""Knobs of every task: the gap's range in seconds (its length is drawn from the seed),
+`busy` 0..1 (how much happens in the gap), `hidden_phase` 1 (the lamp stays dark; reported
+apart), `visible_cue` 1 (the cue stays in sight: the reactive twin)."""
 
 _GAPS = {
     "easy": {"gap_min_s": 2.0, "gap_max_s": 4.0, "busy": 0.0},

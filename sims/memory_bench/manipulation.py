@@ -14,10 +14,11 @@ import numpy as np
 
 from embodied.core.errors import ConfigError
 from embodied.core.task import CUE, EXECUTE
-from sims.memory_bench import parts_button
+from sims.memory_bench import distractors, parts_button
 from sims.memory_bench.entities import Entity
-from sims.memory_bench.parts import TABLE_TOP_M, Part, ball
-from sims.memory_bench.task import CLOSE, LAMP_STEPS, OPEN, TICKS_PER_S, Task, Waypoint
+from sims.memory_bench.parts import TABLE_TOP_M, Part
+from sims.memory_bench.task import CLOSE, LAMP_STEPS, OPEN, Task, Waypoint
+from sims.memory_bench.touch import TOUCH_TICKS
 
 if TYPE_CHECKING:
     from sims.memory_bench.scene import Scene
@@ -47,10 +48,10 @@ REACH, CARRY, LEAVE, PRESS, NEXT = 1, 2, 3, 4, 5
 
 _HELD_OPENING = 0.3  # a block holds the fingers at least half open
 _LIFTED_M, _MOVED_M, _LOST_M, _SHIFTED_M = 0.012, 0.04, 0.05, 0.012
+_FALLEN_M = 0.05
 _RING_M = np.array([(0.0, 0.165), (0.145, 0.0), (0.0, -0.165), (-0.165, 0.0)])
 _RING_JITTER_M = 0.02
 _RING_BUTTON_X_M, _RING_BUTTON_Y_M = (0.0, 0.11), -0.31
-_DISTRACTORS = ("distractor0", "distractor1")
 
 
 def draw_ring(rng: np.random.Generator, places: int) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +100,75 @@ class GraspSensor:
         return both
 
 
-class ButtonTask(Task):
+class HandsOnTask(Task):
+    """Base of tasks with a button on the table: the button, balls in a busy gap, paths.
+
+    A subclass draws ``plan["button"]`` (its place [2]) and ``plan["paths"]`` (of the balls), and
+    has what `press_vars` returns among its variables if it asks `press_held`.
+    """
+
+    def common_parts(self) -> list[Part]:
+        """The button and two balls that fly about in a busy gap."""
+        return [parts_button.button("button"), *distractors.parts()]
+
+    def common_entities(self) -> list[Entity]:
+        """The button's cap and the distractors."""
+        return [Entity("button", "button", "button", body="button_cap"), *distractors.entities()]
+
+    def place_button(self) -> None:
+        """Puts the button where the plan has it."""
+        self.scene.place("button", (*self.plan["button"], TABLE_TOP_M))
+
+    def gap_tick(self) -> None:
+        """Moves balls about in a busy gap."""
+        distractors.move(self, self.plan["paths"], 0.2)
+
+    def press_depth_m(self) -> float:
+        """Returns how deep the button's cap is pressed."""
+        return self.scene.get_joint(parts_button.joint_name("button"))
+
+    def press_vars(self) -> dict[str, Any]:
+        """Returns for how many ticks in a row the button has been pressed: none yet."""
+        return {"press_ticks": 0}
+
+    def press_held(self) -> bool:
+        """Returns whether the button has been pressed for longer than 0.2 s; call once a tick."""
+        pressed = self.press_depth_m() > parts_button.PRESSED_M
+        self.vars["press_ticks"] = self.vars["press_ticks"] + 1 if pressed else 0
+        return self.vars["press_ticks"] > TOUCH_TICKS
+
+    def entity_scalars(self) -> Mapping[str, float]:
+        """How far the button is pressed."""
+        return {"button": min(max(self.press_depth_m() / parts_button.TRAVEL_M, 0.0), 1.0)}
+
+    def button_top(self) -> np.ndarray:
+        """Returns the middle of the released cap's top, world [3]."""
+        return np.array([*self.plan["button"], TABLE_TOP_M + parts_button.TOP_M])
+
+    def press_path(self) -> list[Waypoint]:
+        """Above the button, then down on it."""
+        x, y = self.plan["button"]
+        top = TABLE_TOP_M + parts_button.TOP_M
+        return [
+            *self.rise((x, y)),
+            Waypoint((x, y, top + 0.05), gripper=OPEN, tol_m=0.03, speed=0.5, stage=PRESS),
+            Waypoint((x, y, top - 0.010), tol_m=0.006, dwell_ticks=20, speed=0.35, stage=PRESS),
+        ]
+
+    def rise(self, xy: Sequence[float], stage: int = LEAVE) -> list[Waypoint]:
+        """Returns a waypoint straight up if the hand is low and has to go elsewhere."""
+        here = self.scene.eef_pos()
+        if not self.strayed(xy, SAFE_Z_M, 0.03):
+            return []
+        up = (float(here[0]), float(here[1]), SAFE_Z_M)
+        return [Waypoint(up, gripper=OPEN, tol_m=0.03, keyframe=False, stage=stage)]
+
+    def press_failed(self, stage: int, goal_world_m: np.ndarray) -> bool:
+        """Returns whether a path of `press_path` no longer fits: the hand was led astray."""
+        return stage == PRESS and self.strayed(goal_world_m[:2], SAFE_Z_M)
+
+
+class ButtonTask(HandsOnTask):
     """Base of tasks whose cue phase is: some steps, then a press of the button.
 
     A subclass gives `n_steps` and `step_done`, places its things in `show`, and otherwise
@@ -125,22 +194,9 @@ class ButtonTask(Task):
         """Places everything but button and distractors for the present phase."""
         raise NotImplementedError
 
-    # -- what every such task has ---------------------------------------------------------
-
-    def common_parts(self) -> list[Part]:
-        """The button and two balls that fly about in a busy gap."""
-        return [parts_button.button("button"), *(ball(name) for name in _DISTRACTORS)]
-
-    def common_entities(self) -> list[Entity]:
-        """The button's cap and the distractors."""
-        return [
-            Entity("button", "button", "button", body="button_cap"),
-            *(Entity(name, "marker", name) for name in _DISTRACTORS),
-        ]
-
     def draw_common(self, rng: np.random.Generator) -> dict[str, Any]:
         """Draws the distractors' paths."""
-        return {"paths": rng.uniform(-1, 1, (len(_DISTRACTORS), 4))}
+        return {"paths": distractors.draw(rng)}
 
     def start_vars(self) -> dict[str, Any]:
         """Cue steps done, and for how many ticks the present one's goal has been met."""
@@ -148,35 +204,21 @@ class ButtonTask(Task):
 
     def setup_cue(self) -> None:
         """Shows the cue and the button."""
-        self._place_button()
+        self.place_button()
         self.show()
 
     def setup_gap(self) -> None:
         """Shows the canonical scene of go already: nothing that follows can tell the cue."""
         self.vars.update(self.start_vars())
-        self._place_button()
+        self.place_button()
         self.show()
         self.gap_tick()
 
     def setup_execute(self) -> None:
         """Shows the canonical scene."""
         self.vars.update(self.start_vars())
-        self._place_button()
+        self.place_button()
         self.show()
-
-    def _place_button(self) -> None:
-        self.scene.place("button", (*self.plan["button"], TABLE_TOP_M))
-
-    def gap_tick(self) -> None:
-        """Moves balls about in a busy gap."""
-        if self.knobs.busy <= 0:
-            return
-        count = 2 if self.knobs.busy >= 0.5 else 1
-        time = self.phase_tick / TICKS_PER_S
-        for name, (a, b, c, d) in zip(_DISTRACTORS[:count], self.plan["paths"], strict=False):
-            x = 0.05 + 0.15 * np.sin((1.5 + 0.5 * a) * time + np.pi * b)
-            y = 0.28 * np.sin((1.0 + 0.4 * c) * time + np.pi * d)
-            self.scene.place(name, (x, y, TABLE_TOP_M + 0.2 + 0.03 * np.sin(2 * time + a)))
 
     def cue_tick(self) -> bool:
         """Counts steps, shows each on the lamp; complete when the button is pressed after all."""
@@ -189,14 +231,6 @@ class ButtonTask(Task):
                 self.next_step()
             return False
         return self.press_depth_m() > parts_button.PRESSED_M
-
-    def press_depth_m(self) -> float:
-        """Returns how deep the button's cap is pressed."""
-        return self.scene.get_joint(parts_button.joint_name("button"))
-
-    def entity_scalars(self) -> Mapping[str, float]:
-        """How far the button is pressed."""
-        return {"button": min(max(self.press_depth_m() / parts_button.TRAVEL_M, 0.0), 1.0)}
 
     # -- dense reward ---------------------------------------------------------------------
 
@@ -222,33 +256,15 @@ class ButtonTask(Task):
         if done < self.n_steps:
             within = self.step_progress()
         else:
-            target = np.array([*self.plan["button"], TABLE_TOP_M + parts_button.TOP_M])
-            within = nearness(self.scene.eef_pos() - target)
+            within = nearness(self.scene.eef_pos() - self.button_top())
         return 0.45 * (done + within) / (self.n_steps + 1)
 
-    # -- the expert's paths ---------------------------------------------------------------
 
-    def press_path(self) -> list[Waypoint]:
-        """Above the button, then down on it."""
-        x, y = self.plan["button"]
-        top = TABLE_TOP_M + parts_button.TOP_M
-        return [
-            *self.rise((x, y)),
-            Waypoint((x, y, top + 0.05), gripper=OPEN, tol_m=0.03, speed=0.5, stage=PRESS),
-            Waypoint((x, y, top - 0.010), tol_m=0.006, dwell_ticks=20, speed=0.35, stage=PRESS),
-        ]
+class Blocks(HandsOnTask):
+    """Picking and releasing blocks, and paths that recover; mixed into tasks that move them.
 
-    def rise(self, xy: Sequence[float], stage: int = LEAVE) -> list[Waypoint]:
-        """Returns a waypoint straight up if the hand is low and has to go elsewhere."""
-        here = self.scene.eef_pos()
-        if not self.strayed(xy, SAFE_Z_M, 0.03):
-            return []
-        up = (float(here[0]), float(here[1]), SAFE_Z_M)
-        return [Waypoint(up, gripper=OPEN, tol_m=0.03, keyframe=False, stage=stage)]
-
-
-class BlockTask(ButtonTask):
-    """Base of the two tasks that move blocks: picking, releasing, paths that recover."""
+    A subclass has what `block_vars` returns among its variables.
+    """
 
     def __init__(self, knobs: Mapping[str, Any]) -> None:
         super().__init__(knobs)
@@ -263,14 +279,10 @@ class BlockTask(ButtonTask):
         """Names of the block parts, in index order."""
         raise NotImplementedError
 
-    def start_vars(self) -> dict[str, Any]:
-        """Adds, for each block, whether it was picked up since go and for how long it is free."""
+    def block_vars(self) -> dict[str, Any]:
+        """Returns for each block whether it was picked up yet and for how long it is free."""
         n = len(self.block_names)
-        return {
-            **super().start_vars(),
-            "picked": np.zeros(n, bool),
-            "free_ticks": np.zeros(n, np.int64),
-        }
+        return {"picked": np.zeros(n, bool), "free_ticks": np.zeros(n, np.int64)}
 
     def grasped(self) -> np.ndarray:
         """Returns bool [n]: which blocks are between both fingers now."""
@@ -305,6 +317,10 @@ class BlockTask(ButtonTask):
         free[:] = np.where(picked & ~grasped, free + 1, 0)
         return int(free.argmax()) if free.max() >= RELEASE_TICKS else None
 
+    def fell(self, block: int) -> bool:
+        """Returns whether a block fell off the table."""
+        return bool(self.scene.pos(self.block_names[block])[2] < TABLE_TOP_M - _FALLEN_M)
+
     def carry_path(self, block: int, goal_xy: Sequence[float]) -> list[Waypoint]:
         """From wherever the hand is: fetch a block and put it down at `goal_xy`."""
         x, y = self.scene.pos(self.block_names[block])[:2]
@@ -338,6 +354,14 @@ class BlockTask(ButtonTask):
         """Returns a third for reaching the block, the rest for bringing it to `goal_xy`."""
         pos = self.scene.pos(self.block_names[block])
         return nearness(self.scene.eef_pos() - pos) / 3 + nearness(pos[:2] - goal_xy) * 2 / 3
+
+
+class BlockTask(Blocks, ButtonTask):
+    """Base of the tasks whose cue phase and choice are to move blocks."""
+
+    def start_vars(self) -> dict[str, Any]:
+        """Adds what is known of each block since go."""
+        return {**super().start_vars(), **self.block_vars()}
 
 
 def nearness(difference: np.ndarray) -> float:

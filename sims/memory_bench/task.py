@@ -7,9 +7,9 @@ remembers. A *commit* latches the outcome. A task that needs no memory has the e
 
 To write a task, subclass :class:`Task` in one file of ``tasks/``: declare `info` and
 `instructions`, then override the hooks in the order they stand below; `machine` is what the
-ceiling is computed from. Episode variables that
-change while it runs live in ``self.vars`` (numbers and numpy arrays), so that they are saved;
-what follows from the seed alone lives in ``self.plan`` and is redrawn on restore.
+ceiling is computed from. Episode variables that change while it runs live in ``self.vars``
+(numbers and numpy arrays), so that they are saved; what follows from the seed alone lives in
+``self.plan`` and is redrawn on restore.
 """
 
 from __future__ import annotations
@@ -51,17 +51,6 @@ LAMP_STEPS = (
 )
 """Shown by a cue phase with steps after its first, second, ... fifth step is done."""
 LAMP_BLINK = (0.20, 0.20, 0.20)
-
-COMMON_KNOBS: dict[str, Any] = {
-    "gap_min_s": 2.0,
-    "gap_max_s": 4.0,
-    "busy": 0.0,
-    "hidden_phase": 0,
-    "visible_cue": 0,
-}
-"""Knobs of every task: the gap's range in seconds (its length is drawn from the seed),
-`busy` 0..1 (how much happens in the gap), `hidden_phase` 1 (the lamp stays dark; reported
-apart), `visible_cue` 1 (the cue stays in sight: the reactive twin)."""
 
 HOME_JITTER_RAD = 0.04
 
@@ -158,6 +147,10 @@ class Task:
         """Returns the rows of ``entities``, without the lamp."""
         raise NotImplementedError
 
+    def phrase(self, template: str) -> str:
+        """Returns what one of `instructions` says in this episode; fills in what it leaves open."""
+        return template
+
     def draw(self, rng: np.random.Generator) -> dict[str, Any]:
         """Draws the episode's plan (poses, colours, choices) from the seed, never the cue."""
         raise NotImplementedError
@@ -184,8 +177,12 @@ class Task:
     def gap_tick(self) -> None:
         """Runs after each tick of the gap, for what moves in a busy gap."""
 
-    def execute_tick(self) -> None:
-        """Runs after each tick of the execute phase; calls :meth:`commit` or :meth:`fail`."""
+    def execute_tick(self) -> str | None:
+        """Runs after each tick of the execute phase; calls :meth:`commit` or :meth:`fail`.
+
+        Returns:
+          The phase to snap to, where another choice follows (progress tasks); else None.
+        """
         raise NotImplementedError
 
     def target(self) -> str:
@@ -219,6 +216,10 @@ class Task:
         """
         return None
 
+    def swap_points(self) -> Mapping[str, bool]:
+        """Returns `swap_point` and `donor_point` of the info, where go isn't the moment to swap."""
+        return {}
+
     def upcoming(self) -> Sequence[Waypoint]:
         """Returns what the expert will do in this phase after its present path, if anything.
 
@@ -235,6 +236,17 @@ class Task:
         return bool(here[2] < safe_z_m - 0.04 and np.hypot(*(here[:2] - xy)) > far_m)
 
     # -- lengths, in ticks ----------------------------------------------------------------
+
+    @property
+    def gap_range_ticks(self) -> tuple[int, int]:
+        """Shortest and longest gap."""
+        limits_s = (self.knobs.gap_min_s, self.knobs.gap_max_s)
+        low, high = (max(round(s * TICKS_PER_S), 1) for s in limits_s)
+        return low, high
+
+    def gap_length(self) -> int:
+        """Returns the length of the present gap."""
+        return self.gap_ticks
 
     @property
     def cue_ticks(self) -> int:
@@ -277,12 +289,11 @@ class Task:
         self.seed, self.cue = seed, cue
         name = self.info.name
         rng = derive(seed, name, "episode")
-        self.instruction = self.instructions[rng.integers(len(self.instructions))]
+        self.instruction = self.phrase(self.instructions[rng.integers(len(self.instructions))])
         self.instruction_u8 = encode_instruction(self.instruction)
         self.gap_ticks = 0
         if GAP in self.phases:
-            limits_s = (self.knobs.gap_min_s, self.knobs.gap_max_s)
-            low, high = (max(round(s * TICKS_PER_S), 1) for s in limits_s)
+            low, high = self.gap_range_ticks
             self.gap_ticks = int(rng.integers(low, high + 1))
         # The canonical joints of the start, of the end of cue and of go.
         home = HOME_QPOS_RAD
@@ -316,6 +327,16 @@ class Task:
         return self.phase == GAP or (self.phase == CUE and self.cue_held)
 
     @property
+    def leg(self) -> str:
+        """Names the stretch of the episode between two gates; the expert plans anew for each."""
+        return self.phase
+
+    @property
+    def n_choices(self) -> int:
+        """Number of choices that success takes; progress tasks have several."""
+        return 1
+
+    @property
     def decided(self) -> bool:
         """Whether the outcome is latched."""
         return self.success or bool(self.failure_kind)
@@ -346,11 +367,14 @@ class Task:
             if self.knobs.busy > 0:
                 blinks = (self.phase_tick // 6) % 2 and self.knobs.busy >= 0.5
                 self.set_lamp(LAMP_BLINK if blinks else LAMP_GAP)
-            if self.phase_tick >= self.gap_ticks:
+            if self.phase_tick >= self.gap_length():
                 self._snap(EXECUTE)
                 return True
         else:
-            self.execute_tick()
+            following = self.execute_tick()
+            if following is not None:
+                self._snap(following)
+                return True
             if self.phase_tick >= self.execute_ticks and not self.decided:
                 self.fail("timeout")
         return False
@@ -369,11 +393,6 @@ class Task:
             raise ValueError(f"unknown failure kind {kind!r}; expected one of {FAILURE_KINDS}")
         if not self.decided:
             self.failure_kind = kind
-
-    @classmethod
-    def ceiling(cls, knobs: Mapping[str, Any]) -> float:
-        """Returns c*, the best success of a policy without memory that sees the phase."""
-        return cls.info.ceiling(knobs)
 
     # -- saving ---------------------------------------------------------------------------
 

@@ -17,9 +17,10 @@ import numpy as np
 from embodied.core.task import EXECUTE, TaskInfo
 from sims.memory_bench.abstract import Machine
 from sims.memory_bench.entities import Entity
+from sims.memory_bench.levels import COMMON_KNOBS
 from sims.memory_bench.machines import cue_then_choice
 from sims.memory_bench.parts import NEUTRAL_RGB, PALETTE, TABLE_TOP_M, Part, cube
-from sims.memory_bench.task import CLOSE, COMMON_KNOBS, Task, Waypoint
+from sims.memory_bench.task import CLOSE, Task, Waypoint
 
 SIDES = ("left", "right")
 HALF_M = 0.026

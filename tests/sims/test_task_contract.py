@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from embodied.core.errors import ConfigError
-from embodied.core.task import EXECUTE, FAILURE_KINDS, GAP, PHASES
+from embodied.core.task import CUE, EXECUTE, FAILURE_KINDS, GAP, PHASES
 from embodied.core.text import encode_instruction
 from sims import ENV_IDS
-from sims.memory_bench.abstract import best_memoryless, evaluate, search_memoryless
+from sims.memory_bench.abstract import Graph, best_memoryless, evaluate, search_memoryless
 from sims.memory_bench.catalog import TASKS
+from sims.memory_bench.mixtures import best_policy
 from sims.memory_bench.parts import PALETTE
 from sims.memory_bench.task import LAMP_GAP, balanced_cue, machine_of, task_class
 from tests.sims.conftest import assert_equal, at_go, play
@@ -25,8 +26,11 @@ LEVELS = ("easy", "medium", "hard", "extreme")
 SIDES = {"left", "right", "near", "far", "top", "bottom", "upper", "lower"}
 BRIEF = {"gap_min_s": 0.2, "gap_max_s": 0.3}
 EVERY = pytest.mark.parametrize("name", TASKS)
+MEMORY = pytest.mark.parametrize(
+    "name", [n for n, info in TASKS.items() if info.needs_memory(info.knobs("easy"))]
+)
 WITH_CUE = pytest.mark.parametrize(
-    "name", [n for n, info in TASKS.items() if info.cues(info.knobs("easy")) > 1]
+    "name", [n for n, info in TASKS.items() if CUE in task_class(info).phases]
 )
 EACH_LEVEL = pytest.mark.parametrize(("name", "level"), list(itertools.product(TASKS, LEVELS)))
 
@@ -56,21 +60,22 @@ def test_level(name, level):
     assert task.n_cues == info.cues(knobs) >= 1
     assert task.horizon == pytest.approx(info.horizon_s(knobs) * 20, abs=1)
     assert 0 < info.ceiling(knobs) <= 1
-    assert (info.ceiling(knobs) < 1) == (task.n_cues > 1)
+    assert (info.ceiling(knobs) < 1) == info.needs_memory(knobs)
 
 
 @EACH_LEVEL
 def test_ceiling_is_what_its_policy_reaches(name, level):
     info = TASKS[name]
     machine = machine_of(info, info.knobs(level))
-    ceiling = best_memoryless(machine)
+    ceiling = best_policy(machine)
     assert ceiling.exact and float(ceiling.value) == pytest.approx(info.ceiling(info.knobs(level)))
-    value = evaluate(machine, {seen: {a: 1.0} for seen, a in ceiling.policy.items()})
-    assert value == pytest.approx(float(ceiling.value))
-    assert search_memoryless(machine, starts=2).upper >= ceiling.value
+    mixtures = {s: a if isinstance(a, dict) else {a: 1.0} for s, a in ceiling.policy.items()}
+    assert evaluate(machine, mixtures) == pytest.approx(float(ceiling.value))
+    if Graph(machine).met_twice() is None:
+        assert search_memoryless(machine, starts=2).upper >= ceiling.value
 
 
-@WITH_CUE
+@MEMORY
 def test_ceiling_of_the_reactive_twin_is_one(name):
     info = TASKS[name]
     for level in LEVELS:
@@ -83,7 +88,9 @@ def test_bad_knobs_are_refused(name):
     info = TASKS[name]
     bad = {"execute_s": 0.0}
     if GAP in task_class(info).phases:
-        bad |= {"busy": 2.0, "gap_min_s": 99.0, "cue_s": 0.0}
+        bad |= {"busy": 2.0, "gap_min_s": 99.0}
+    if CUE in task_class(info).phases:
+        bad |= {"cue_s": 0.0}
     if "K" in info.knobs("easy"):
         bad |= {"K": 2.5}
         for value in (0, 1000):
@@ -109,6 +116,8 @@ def test_instructions_fit_and_hold_no_answer(name):
 @EACH_LEVEL
 def test_cues_are_balanced_over_every_block(name, level):
     n = TASKS[name].cues(TASKS[name].knobs(level))
+    if n > 1000:
+        pytest.skip("a block of so many cues is longer than any experiment")
     cues = [balanced_cue(name, seed, n) for seed in range(4 * n)]
     for block in range(4):
         assert sorted(cues[block * n : (block + 1) * n]) == list(range(n))
@@ -146,7 +155,8 @@ def test_phases_gates_and_info(make_env, name):
     infos = trace["info"]
     assert [key for key, _ in itertools.groupby(info["phase"] for info in infos)] == list(PHASES)
     gates = [t for t, info in enumerate(infos) if info["gate"]]
-    assert gates[-1] == at_go(trace) and gates[-1] - gates[-2] == env.task.gap_ticks
+    assert gates[1] == at_go(trace) and gates[1] - gates[0] == env.task.gap_ticks
+    assert len(gates) == 1 + env.task.n_choices
     for info in infos:
         held = info["phase"] == GAP or (info["phase"] == "cue" and env.task.cue_held)
         assert info["held"] == held
@@ -193,7 +203,7 @@ def test_doing_nothing_times_out(make_env, name):
 
 
 @pytest.mark.sim
-@WITH_CUE
+@MEMORY
 def test_hidden_phase_keeps_the_lamp_dark(make_env, name):
     env = make_env(name, knobs=brief(name, hidden_phase=1))
     env.reset(seed=0)

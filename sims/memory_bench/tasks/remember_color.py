@@ -11,25 +11,21 @@ from typing import Any
 import numpy as np
 
 from embodied.core.task import EXECUTE, TaskInfo
-from sims.memory_bench import levels
+from sims.memory_bench import distractors, levels
 from sims.memory_bench.abstract import Machine
 from sims.memory_bench.entities import Entity
+from sims.memory_bench.layout import draw_grid
 from sims.memory_bench.machines import cue_then_choice
-from sims.memory_bench.parts import PALETTE, TABLE_TOP_M, Part, ball, cube
-from sims.memory_bench.task import CLOSE, TICKS_PER_S, Task, Waypoint
+from sims.memory_bench.parts import PALETTE, TABLE_TOP_M, Part, cube
+from sims.memory_bench.task import Task, Waypoint
+from sims.memory_bench.touch import count_touches, touch_failed, touch_path
 
 MAX_K = len(PALETTE)
 CUBE_HALF_M = 0.026
-ABOVE, DOWN = 1, 2  # stages of the expert's path
 _TOP_Z_M = TABLE_TOP_M + 2 * CUBE_HALF_M
-_HOVER_Z_M = _TOP_Z_M + 0.11
-TOUCH_TICKS = 4  # the contact must last longer than 0.2 s
-_CELLS_X, _CELLS_Y, _CELL_M, _JITTER_M = 3, 4, 0.14, 0.018
-_GRID_CENTRE_M = (0.03, 0.02)
 _CUE_POS_M = np.array([0.02, 0.0, TABLE_TOP_M + CUBE_HALF_M])
 _SHOWCASE_POS_M = np.array([0.28, -0.32, TABLE_TOP_M + CUBE_HALF_M])
 _COLOURS = np.array(list(PALETTE.values()))
-_DISTRACTORS = ("distractor0", "distractor1")
 
 
 INFO = TaskInfo(
@@ -70,19 +66,16 @@ class RememberColor(Task):
     def parts(self) -> Sequence[Part]:
         """K candidates, the cue cube and two distractors that fly about in a busy gap."""
         names = ("cue_cube", *self._names)
-        return [*(cube(n, CUBE_HALF_M) for n in names), *(ball(n) for n in _DISTRACTORS)]
+        return [*(cube(n, CUBE_HALF_M) for n in names), *distractors.parts()]
 
     def entities(self) -> Sequence[Entity]:
         """The cue cube, the candidates and the distractors."""
         blocks = [Entity(n, "cube", n) for n in ("cue_cube", *self._names)]
-        return [*blocks, *(Entity(n, "marker", n) for n in _DISTRACTORS)]
+        return [*blocks, *distractors.entities()]
 
     def draw(self, rng: np.random.Generator) -> dict[str, Any]:
         """Colours, positions and yaws of the K candidates; the distractors' paths."""
-        cells = rng.permutation(_CELLS_X * _CELLS_Y)[: self.k]
-        xy = np.stack((cells // _CELLS_Y, cells % _CELLS_Y), 1).astype(float)
-        xy = (xy - ((_CELLS_X - 1) / 2, (_CELLS_Y - 1) / 2)) * _CELL_M + _GRID_CENTRE_M
-        xy += rng.uniform(-_JITTER_M, _JITTER_M, (self.k, 2))
+        xy = draw_grid(rng, self.k)
         z = np.full((self.k, 1), TABLE_TOP_M + CUBE_HALF_M)
         return {
             "colours": rng.permutation(MAX_K)[: self.k],
@@ -90,7 +83,7 @@ class RememberColor(Task):
             "yaw": rng.uniform(-np.pi / 4, np.pi / 4, self.k),
             "cue_offset": np.append(rng.uniform(-0.03, 0.03, 2), 0.0),
             "cue_yaw": rng.uniform(-np.pi / 4, np.pi / 4),
-            "path": rng.uniform(-1, 1, (len(_DISTRACTORS), 4)),
+            "paths": distractors.draw(rng),
         }
 
     def start_vars(self) -> dict[str, Any]:
@@ -113,14 +106,7 @@ class RememberColor(Task):
 
     def gap_tick(self) -> None:
         """Moves grey balls about in a busy gap."""
-        if self.knobs.busy <= 0:
-            return
-        count = 2 if self.knobs.busy >= 0.5 else 1
-        time = self.phase_tick / TICKS_PER_S
-        for name, (a, b, c, d) in zip(_DISTRACTORS[:count], self.plan["path"], strict=False):
-            x = 0.05 + 0.15 * np.sin((1.5 + 0.5 * a) * time + np.pi * b)
-            y = 0.28 * np.sin((1.0 + 0.4 * c) * time + np.pi * d)
-            self.scene.place(name, (x, y, TABLE_TOP_M + 0.05 + 0.03 * np.sin(2 * time + a)))
+        distractors.move(self, self.plan["paths"], 0.05)
 
     def setup_execute(self) -> None:
         """Puts the K candidates; nothing here depends on the cue."""
@@ -132,12 +118,8 @@ class RememberColor(Task):
 
     def execute_tick(self) -> None:
         """The first candidate touched for longer than 0.2 s decides."""
-        touched = self.scene.touched_bodies()
-        ticks = self.vars["touch_ticks"]
-        for i, name in enumerate(self._names):
-            ticks[i] = ticks[i] + 1 if self.scene.body_id[name] in touched else 0
-        if ticks.max() > TOUCH_TICKS:
-            chosen = int(ticks.argmax())
+        chosen = count_touches(self.scene, self._names, self.vars["touch_ticks"])
+        if chosen is not None:
             self.commit(self._colour_name(chosen), chosen == self.cue)
 
     def target(self) -> str:
@@ -158,23 +140,9 @@ class RememberColor(Task):
         return 0.9 * (1.0 - np.tanh(4.0 * distance))
 
     def waypoints(self) -> Sequence[Waypoint]:
-        """High above the right cube, then down on it with closed fingers, and stay.
-
-        The hand comes down only over a cube. So a policy that can't tell which cube is right
-        wavers up high, where the next look still decides, and not between the cubes.
-        """
-        x, y, _ = self.plan["pos"][self.cue]
-        path = [
-            Waypoint((x, y, _HOVER_Z_M), gripper=CLOSE, tol_m=0.02, keyframe=False, stage=ABOVE),
-            Waypoint((x, y, _TOP_Z_M), tol_m=0.02, dwell_ticks=20, speed=0.35, stage=DOWN),
-        ]
-        if self.strayed((x, y), _HOVER_Z_M):
-            here = self.scene.eef_pos()
-            up = (float(here[0]), float(here[1]), _HOVER_Z_M)
-            path.insert(0, Waypoint(up, gripper=CLOSE, tol_m=0.03, keyframe=False))
-        return path
+        """High above the right cube, then down on it with closed fingers, and stay."""
+        return touch_path(self, self.plan["pos"][self.cue][:2], _TOP_Z_M)
 
     def replan(self, stage: int, goal_world_m: np.ndarray) -> Sequence[Waypoint] | None:
         """Rises again when the hand was led astray down between the cubes."""
-        low = stage in (ABOVE, DOWN) and self.strayed(goal_world_m[:2], _HOVER_Z_M)
-        return self.waypoints() if low else None
+        return self.waypoints() if touch_failed(self, stage, goal_world_m, _TOP_Z_M) else None
