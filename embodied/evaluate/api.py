@@ -112,8 +112,10 @@ def settings(config: EvaluateConfig, loaded: LoadedPolicy) -> list[Setting]:
         overrides = {**(env.knobs if (task, level) in trained else {}), **config.knobs}
         env = dataclasses.replace(env, knobs=overrides)
         knobs = info.knobs(level, overrides)
+        # Where progress must be remembered, a memory of less progress is what to swap in.
+        n_cues = max(info.cues(knobs), 2) if info.progress else info.cues(knobs)
         for kind in config.intervene:
-            check_intervention(kind, info.cues(knobs))
+            check_intervention(kind, n_cues)
         found.append(
             Setting(
                 task=task,
@@ -121,7 +123,7 @@ def settings(config: EvaluateConfig, loaded: LoadedPolicy) -> list[Setting]:
                 env=env,
                 knobs=knobs,
                 ceiling=info.ceiling(knobs),
-                n_cues=info.cues(knobs),
+                n_cues=n_cues,
                 expert=provenance.expert_success(task, level, env, overrides),
             )
         )

@@ -14,7 +14,9 @@
 * ``swapped_rewound``: the donor's memory of that earlier moment. With the two before and
   ``swapped`` it tells where memory fails; see :mod:`embodied.evaluate.process`.
 
-A task may name another moment (the choice, in progress tasks) by ``info["swap_point"]``.
+A task may name another moment by ``info["swap_point"]``, and by ``info["donor_point"]`` one for
+the donor, which then has the row's own cue. So do tasks where how far one has got must be
+remembered: there the last choice gets the memory of the one before it, as if less had been done.
 """
 
 from __future__ import annotations
@@ -71,8 +73,10 @@ def check_intervention(kind: str, n_cues: int | None) -> None:
         raise ConfigError(f"intervene={kind} needs a task with two cues or more, got {n_cues}")
 
 
-def at_point(infos: dict[str, Any], gate: np.ndarray) -> np.ndarray:
-    """Returns bool [B]: rows at the moment of the intervention."""
+def at_point(infos: dict[str, Any], gate: np.ndarray, donor: np.ndarray) -> np.ndarray:
+    """Returns bool [B]: rows at the moment of the intervention, donors at theirs."""
+    if "donor_point" in infos:
+        return np.where(donor, infos["donor_point"], infos["swap_point"]).astype(bool)
     if "swap_point" in infos:
         return np.asarray(infos["swap_point"], bool)
     phase = infos["phase"]

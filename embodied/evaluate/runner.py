@@ -233,7 +233,7 @@ class _Loop:
             self.jobs[row] = self.queues[row].popleft()
         self.reset(rows, {row: self.jobs[row].cue for row in np.flatnonzero(rows)})
         donors = {row: self.jobs[row] for row in np.flatnonzero(rows) if self.jobs[row].donor}
-        if donors:
+        if donors and "donor_point" not in self.infos:
             other = {row: (int(self.infos["cue"][row]) + 1) % self.n_cues for row in donors}
             mask = np.isin(np.arange(self.batch), list(donors))
             self.reset(mask, other)
@@ -275,7 +275,8 @@ class _Loop:
         if self.intervention.kind == NONE:
             return donors_done
         self.intervention.leave_cue(fresh & cue_over(self.infos, gate), self.state)
-        point = fresh & at_point(self.infos, gate)
+        is_donor = np.array([job is not None and job.donor for job in self.jobs])
+        point = fresh & at_point(self.infos, gate, is_donor)
         for row in np.flatnonzero(self.intervention.arrive(point)):
             job = self.jobs[row]
             if job.donor:
@@ -284,7 +285,7 @@ class _Loop:
                     job.seed,
                     int(self.infos["cue"][row]),
                     str(self.infos["target"][row]),
-                    self.state,
+                    self.initial if self.first[row] else self.state,
                     self.observation(),
                     float(self.memory_time_s()[row]),
                 )

@@ -18,7 +18,7 @@ from embodied.evaluate.executors import ExecutorConfig
 from embodied.evaluate.results import read_episodes
 from embodied.evaluate.runner import closing, run
 from tests.evaluate.checkpoints import STATE, memory_vla, untrained
-from tests.evaluate.scripted import ColourPolicy
+from tests.evaluate.scripted import ChecklistPolicy, ColourPolicy
 
 pytestmark = pytest.mark.sim
 
@@ -76,6 +76,27 @@ def test_swapped_memory_is_followed_and_a_twin_is_not_moved():
     twin = episodes(remember=False, intervene="swapped")
     assert [e.commit for e in twin] == [e.commit for e in plain]
     assert np.mean([e.success for e in plain]) < 0.8
+
+
+@pytest.mark.parametrize("remember", [True, False])
+def test_in_a_row_of_choices_the_memory_of_one_less_is_swapped_in(remember):
+    """It must open the last box again; a policy that ignores its memory isn't moved."""
+    results = {}
+    for kind in ("none", "swapped"):
+        knobs = {"gap_min_s": 1.0, "gap_max_s": 1.5}
+        env = EnvConfig(observation="state", knobs=knobs)
+        vector = registry.make_vec("checklist_inspect", "easy", env, 2, 0, copy=False)
+        with closing(vector):
+            policy = ChecklistPolicy(vector.observation_specs, remember)
+            results[kind] = run(policy, vector, SEEDS[:3], n_cues=2, intervene=kind, progress=False)
+    if not remember:
+        assert [e.commit for e in results["none"]] == [e.commit for e in results["swapped"]]
+        assert not any(e.intervened for e in results["swapped"])  # it never got so far
+        return
+    assert all(e.success and e.commit == "done" for e in results["none"])
+    for episode in results["swapped"]:
+        assert episode.intervened and episode.followed and not episode.success
+        assert (episode.commit, episode.failure_kind) == ("box2", "wrong_choice")
 
 
 @pytest.mark.render
