@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import InputKind
 
 from embodied.core.errors import ConfigError
 from embodied.core.policy import Policy
@@ -33,6 +34,7 @@ from embodied.serve.bundle import (
 )
 
 Tensors = dict[str, Tensor]
+WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
 class Observe(nn.Module):
@@ -99,14 +101,14 @@ def trace(policy: Policy, batch: int) -> dict[str, Program]:
         work, after = Observe(policy)(obs, time_s, state, reset)
         check_work(policy, work)
         observe = Program(
-            torch.export.export(Observe(policy), (obs, time_s, state, reset), strict=False),
+            _export(Observe(policy), (obs, time_s, state, reset)),
             {**_named(OBS, obs), TIME: time_s, **_named(STATE, state), RESET: reset},
             {**_named(WORK, work), **_named(NEXT, after)},
         )
         noise, step = torch.zeros(batch, *policy.spec.noise_shape), torch.tensor(0)
         carry, chunk = Act(policy)(work, noise, step)
         act = Program(
-            torch.export.export(Act(policy), (work, noise, step), strict=False),
+            _export(Act(policy), (work, noise, step)),
             {**_named(WORK, work), CARRIED: noise, STEP: step},
             {CARRY: carry, CHUNK: chunk},
         )
@@ -145,6 +147,23 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+def _export(module: nn.Module, arguments: tuple) -> torch.export.ExportedProgram:
+    """Traces a module, and leaves out the weights that its program does not need.
+
+    Else both programs of a policy would hold all of its weights.
+    """
+    exported = torch.export.export(module, arguments, strict=False)
+    nodes = {node.name: node for node in exported.graph.nodes}
+    specs = exported.graph_signature.input_specs
+    for spec in [s for s in specs if s.kind in WEIGHTS and not nodes[s.arg.name].users]:
+        exported.graph.erase_node(nodes[spec.arg.name])
+        specs.remove(spec)
+        for held in (exported.state_dict, exported.constants):
+            held.pop(spec.target, None)
+    exported.graph_module.recompile()
+    return exported
 
 
 def _named(prefix: str, tensors: Tensors) -> Tensors:

@@ -60,6 +60,8 @@ def test_programs_of_torch_lie_beside_graphs_and_are_proved_alike(bundles) -> No
         shapes = [tuple(node.meta["val"].shape) for node in program.graph.nodes
                   if node.name in program.graph_signature.user_inputs]  # fmt: skip
         assert shapes == [spec.shape for spec in named.values()]
+        # Acting draws around what was said; all that sees and remembers is in the other file.
+        assert (program.state_dict.keys() == {"policy.log_std"}) == (part == "act")
     assert "pt2" not in read_bundle(bundles("hcam")[1]).graphs[1]["act"].files
 
 
