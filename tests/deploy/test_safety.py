@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -18,7 +18,6 @@ from tests.deploy.fakes import robot
 numbers = st.floats(-10, 10)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a busy machine
 @given(arrays(np.float64, 7, elements=numbers), arrays(np.float64, 3, elements=st.floats(-1, 1.5)))
 def test_no_action_leaves_the_limits(action, hand) -> None:
     config = robot(most_speed_m_s=0.4, most_turn_rad_s=1.0)

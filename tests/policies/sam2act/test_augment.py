@@ -34,7 +34,7 @@ def run(data, seed=0, **options):
     st.integers(0, 10_000), st.sampled_from([0.3, 0.8, 1.0]), st.booleans(), st.floats(0, 1),
     st.floats(0, 180),
 )  # fmt: skip
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_valid_targets_stay_in_the_box(seed, spread, per_tick, translation, yaw_deg):
     _, targets, _, valid = sequences(spread=spread, seed=seed)
     valid[0, 3:] = False

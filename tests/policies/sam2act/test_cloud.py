@@ -46,7 +46,7 @@ coordinates = st.lists(st.floats(-2, 2), min_size=3, max_size=3)
 
 
 @given(coordinates, coordinates, st.floats(0.3, 3), coordinates)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_h_cube_and_zoom_round_trip(point, center, side, around):
     frame = CubeFrame(tuple(center), side)
     world = torch.tensor(point, dtype=torch.float64)

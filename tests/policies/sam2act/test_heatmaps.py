@@ -51,7 +51,7 @@ unit = st.floats(-0.9, 0.9)
 
 
 @given(st.lists(unit, min_size=3, max_size=3), st.sampled_from([32, 64, 112]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_j_labels_sum_to_one_peak_at_the_pixel_and_are_cut_off(point, side):
     pixels = project(torch.tensor(point), side)
     labels = gaussian_labels(pixels, side)
@@ -87,7 +87,7 @@ def test_k_labels_decode_to_within_half_a_pixel(side):
 
 
 @given(st.integers(0, 10_000), st.sampled_from([2, 3, 8, 17]), st.sampled_from([0.3, 3.0, 30.0]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_l_separable_search_is_brute_force(seed, side, sharpness):
     generator = torch.Generator().manual_seed(seed)
     logits = sharpness * torch.randn(2, 3, side, side, generator=generator)

@@ -70,7 +70,7 @@ def test_bins_are_at_most_half_a_bin_off_on_each_axis():
     st.lists(st.floats(-0.02, 0.02), min_size=4, max_size=4),
     st.sampled_from([1.0, -1.0]),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_u_a_hand_that_points_down_keeps_its_bins_under_noise(yaw_bin, noise, sign):
     """Roll lies at +-180: whichever side noise puts it on (up to 2 degrees), it is bin 0."""
     noisy = sign * down(yaw_bin * BIN_DEG - 180) + torch.tensor(noise) / 2

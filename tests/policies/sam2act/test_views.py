@@ -80,7 +80,7 @@ def test_b_equal_depths_go_to_the_first_point():
 
 
 @given(st.lists(st.integers(3, 60), min_size=3, max_size=3))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_c_a_point_lands_where_the_table_says(index):
     """Columns and rows of the published table: top (x, -y), front (y, -z), right (-x, -z)."""
     S = 64
@@ -120,7 +120,7 @@ def test_d_a_shift_by_one_pixel_shifts_the_picture():
 
 
 @given(st.integers(0, 1000))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_e_order_of_points_changes_nothing(seed):
     generator = torch.Generator().manual_seed(seed)
     # Depths on each axis differ by more than a millimetre of the cube.
