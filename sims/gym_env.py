@@ -44,6 +44,8 @@ class MemoryBenchEnv(gymnasium.Env):
       render_every_step: Whether ``step`` draws pictures. If False, only ``reset``, gates and
         steps after ``request_picture()`` draw; ``info["image_fresh"]`` says which.
       render_mode: None or ``"rgb_array"``.
+      arm: ``"panda"``; or ``"ur5e"``, to try a policy on another arm. What is published and
+        certified is of the Panda.
 
     Raises:
       ConfigError: For an unknown name or a value out of range.
@@ -68,6 +70,7 @@ class MemoryBenchEnv(gymnasium.Env):
         knobs: Mapping[str, Any] | None = None,
         render_every_step: bool = True,
         render_mode: str | None = None,
+        arm: str = "panda",
     ) -> None:
         infos = sims.task_infos()
         if not isinstance(task, TaskInfo) and task not in infos:
@@ -80,7 +83,7 @@ class MemoryBenchEnv(gymnasium.Env):
         self.level, self.reward, self.render_mode = level, reward, render_mode
         self.knobs = self.info.knobs(level, knobs)
         self._render_every_step = bool(render_every_step)
-        self._build(observation, cameras, image_size, control, visuals)
+        self._build(observation, cameras, image_size, control, visuals, arm)
         self.observation_space = observation_space(self.observer.specs)
         self.action_space = action_space(self.action_spec)
         self._picture_requested = False
@@ -88,7 +91,7 @@ class MemoryBenchEnv(gymnasium.Env):
         self._over = True
         self._viewer = None
 
-    def _build(self, observation, cameras, image_size, control, visuals) -> None:
+    def _build(self, observation, cameras, image_size, control, visuals, arm) -> None:
         # The scene first: it chooses the GL backend before MuJoCo is loaded.
         from sims.memory_bench import scene
         from sims.memory_bench.control import make_controller
@@ -96,7 +99,7 @@ class MemoryBenchEnv(gymnasium.Env):
         from sims.memory_bench.task import task_class
 
         self.task = task_class(self.info)(self.knobs)
-        self.scene = scene.Scene(self.task.parts(), control=control, visuals=visuals)
+        self.scene = scene.Scene(self.task.parts(), control=control, visuals=visuals, arm=arm)
         self.controller = make_controller(self.scene)
         self.task.bind(self.scene, self.controller)
         self.observer = Observer(self.scene, observation, cameras, image_size, self.task.entities())
@@ -289,6 +292,8 @@ class MemoryBenchEnv(gymnasium.Env):
             "action_size": ACTION_SIZE,
             "horizon": self.horizon,
             "mjcf_sha256": self.mjcf_sha256,
+            # The Panda goes without saying: so it did when the first datasets were written.
+            **({} if self.scene.arm_name == "panda" else {"arm": self.scene.arm_name}),
             "observations": {
                 key: {**dataclasses.asdict(spec), "shape": list(spec.shape)}
                 for key, spec in self.observer.specs.items()

@@ -21,7 +21,8 @@ def run(options: Options) -> None:
         print(
             f"{options.task} ({options.level}) at {options.host}:{port}, in real time", flush=True
         )
-        print(f"next  embodied deploy BUNDLE host={options.host} port={port}", flush=True)
+        spoken = f" robot={options.speaks}" if options.speaks else ""
+        print(f"next  embodied deploy BUNDLE{spoken} host={options.host} port={port}", flush=True)
 
     robot = SimulatedRobot(SimulatedConfig(**fields), ready)
     try:
@@ -38,5 +39,6 @@ COMMAND = Command(
     examples=(
         "robot task=remember_color",
         "robot task=put_block_back env.cameras=[front,wrist] episodes=20",
+        "robot task=remember_color arm=ur5e speaks=ur5e_simulated",
     ),
 )

@@ -79,6 +79,38 @@ class Frames:
             found[GRIPPER] = self._to_open + share * (self._to_close - self._to_open)
         return found
 
+    # -- the other way: what a simulated robot does to speak as its description says ---------------
+
+    def told(self, obs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns an observation in the policy's terms as the robot would tell it."""
+        found = {}
+        back = self._base_quat * np.array([-1.0, -1.0, -1.0, 1.0])
+        hand_back = self._hand_quat * np.array([-1.0, -1.0, -1.0, 1.0])
+        for key, value in obs.items():
+            own = value
+            if key == HAND and self._moved:
+                own = self._base.T @ (value - self._base_pos)
+            elif key == TURNED and self._turned:
+                own = product(product(back, value), hand_back)
+            elif key.endswith(CAMERA) and self._moved:
+                own = np.eye(4)
+                own[:3, :3] = self._base.T @ value[:3, :3]
+                own[:3, 3] = self._base.T @ (value[:3, 3] - self._base_pos)
+            elif key == OPENING and (self._closed, self._open) != (0.0, 1.0):
+                own = self._closed + value * (self._open - self._closed)
+            found[self._rename.get(key, key)] = np.asarray(own, value.dtype)
+        return found
+
+    def taken(self, action: np.ndarray) -> np.ndarray:
+        """Returns an action as the robot gets it in the policy's terms, float32 [7]."""
+        found = np.array(action, np.float64)
+        if self._moved:
+            found[:3] = self._base @ found[:3]
+            found[3:GRIPPER] = self._base @ found[3:GRIPPER]
+        share = (found[GRIPPER] - self._to_open) / (self._to_close - self._to_open)
+        found[GRIPPER] = 2.0 * share - 1.0
+        return found.astype(np.float32)
+
 
 def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Returns the product of two quaternions xyzw."""

@@ -20,7 +20,9 @@ import numpy as np
 from embodied import registry
 from embodied.core.errors import ConfigError, EmbodiedError
 from embodied.core.task import EnvConfig
+from embodied.deploy.frames import Frames
 from embodied.deploy.link import SILENT_S, receive, send
+from embodied.deploy.robot import RobotConfig, read_robot
 
 OLD_S = 0.15
 """An action that came longer ago is over: an arm whose controller is silent stands still."""
@@ -34,6 +36,8 @@ class SimulatedConfig:
       task: Task name.
       level: Level name.
       env: How the environment is made.
+      arm: ``"panda"``, or ``"ur5e"`` (with the Panda's hand) to see a policy on another arm.
+      speaks: A robot's description in whose terms it speaks; the policy's own by default.
       host: Address to listen at.
       port: Port; 0 for a free one.
       seed_start: Seed of the first episode; they count up.
@@ -47,6 +51,8 @@ class SimulatedConfig:
     task: str = "remember_color"
     level: str = "easy"
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
+    arm: str = "panda"
+    speaks: str = ""
     host: str = "127.0.0.1"
     port: int = 9100
     seed_start: int = 1_441_440
@@ -82,6 +88,7 @@ class SimulatedRobot:
         self._action: tuple[float, np.ndarray] | None = None
         self._connection: socket.socket | None = None
         self._ended = threading.Event()
+        self._frames = Frames(read_robot(config.speaks) if config.speaks else RobotConfig())
         self._session = secrets.randbits(48)
         self._frozen: dict[str, np.ndarray] = {}
         self._frozen_at_s = 0.0
@@ -89,7 +96,9 @@ class SimulatedRobot:
     def run(self) -> list[str]:
         """Plays until all episodes are over, or `stop` is called; returns the outcomes."""
         config = self.config
-        env = registry.make_env(config.task, config.level, config.env, render_every_step=True)
+        env = registry.make_env(
+            config.task, config.level, config.env, render_every_step=True, arm=config.arm
+        )
         world: Any = env.unwrapped
         try:
             listener = socket.create_server((config.host, config.port))
@@ -135,7 +144,7 @@ class SimulatedRobot:
                         "held": bool(info["held"]),
                         "done": over,
                         "outcome": outcome,
-                        "obs": obs,
+                        "obs": self._frames.told(obs),
                         "stamps": stamps,
                     }
                 )
@@ -205,7 +214,7 @@ class SimulatedRobot:
         action = message.get("action")
         fits = isinstance(action, np.ndarray) and action.shape == (7,)
         if fits and np.isfinite(action).all():
-            newest = time.monotonic(), np.clip(action, -1.0, 1.0).astype(np.float32)
+            newest = time.monotonic(), np.clip(self._frames.taken(action), -1.0, 1.0)
         else:  # to stop, or nothing that an arm could do
             newest = None
         with self._lock:

@@ -39,9 +39,10 @@ class FastController:
         self.pos = np.zeros(3)
         self.quat = np.array([1.0, 0.0, 0.0, 0.0])
         self.closed = 0.0
-        self.home = robot.HOME_QPOS_RAD.copy()
+        self._joints = len(scene.arm.joints)
+        self.home = np.array(scene.arm.home_qpos_rad)
         self._jac = np.zeros((6, scene.m.nv))
-        self._low, self._high = scene.m.actuator_ctrlrange[:7].T.copy()
+        self._low, self._high = scene.m.actuator_ctrlrange[: self._joints].T.copy()
         self._eye6 = np.eye(6) * _DAMPING**2
         self._gram, self._solved = np.empty((6, 6)), np.empty(6)
 
@@ -51,7 +52,7 @@ class FastController:
         mujoco.mju_mat2Quat(self.quat, self._d.site_xmat[self._scene.grip_site])
         self.closed = float(closed)
         self.home[:] = home_qpos
-        self._d.ctrl[:7] = home_qpos
+        self._d.ctrl[: self._joints] = home_qpos
         self._write_gripper()
 
     def reference_pos(self) -> np.ndarray:
@@ -125,12 +126,11 @@ class FastController:
         largest = np.abs(step).max()
         if largest > _MAX_JOINT_STEP_RAD:
             step *= _MAX_JOINT_STEP_RAD / largest
-        d.ctrl[:7] = np.minimum(np.maximum(qpos + step, self._low), self._high)
+        d.ctrl[: self._joints] = np.minimum(np.maximum(qpos + step, self._low), self._high)
 
     def _write_gripper(self) -> None:
         opening = robot.FINGER_OPEN_M * (1.0 - self.closed)
-        self._d.ctrl[7] = opening
-        self._d.ctrl[8] = -opening
+        self._d.ctrl[self._joints :] = opening, -opening
 
     def save(self) -> dict[str, np.ndarray]:
         """Returns the command as arrays; with the simulator's state it is all that matters."""

@@ -97,7 +97,7 @@ class Observer:
             "eef_pos_world_m": ArraySpec((3,), f32, "m", -3.0, 3.0),
             "eef_quat_xyzw": ArraySpec((4,), f32, "", -1.0, 1.0),
             "gripper_opening": ArraySpec((1,), f32, "", 0.0, 1.0),
-            "joint_pos_rad": ArraySpec((7,), f32, "rad", -4.0, 4.0),
+            "joint_pos_rad": ArraySpec((len(self._scene.arm.joints),), f32, "rad", -4.0, 4.0),
             INSTRUCTION: ArraySpec((INSTRUCTION_BYTES,), "uint8", "", 0, 255),
         }
         if self.mode == "state":

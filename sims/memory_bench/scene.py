@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
-from embodied.core.errors import ConfigError, MissingExtra, SimulatorError
+from embodied.core.errors import ConfigError, MissingExtra, SimulatorError, unknown_name
 from sims.memory_bench.render import choose_backend
 
 choose_backend()
@@ -92,13 +92,14 @@ class _World(ManipulationTask):
 
 
 class Scene(ManipulationEnv):
-    """Panda, table, lamp and the parts of one task.
+    """An arm (the Panda), table, lamp and the parts of one task.
 
     Args:
       parts: What to add to the world; see :mod:`sims.memory_bench.parts`.
       control: ``"fast"`` or ``"osc"``.
       visuals: ``"lite"`` or ``"full"``.
       image_size: Largest picture side in pixels, for the offscreen buffer.
+      arm: Name of one of ``robot.ARMS``.
 
     Attributes:
       m: The compiled ``mujoco.MjModel``.
@@ -114,6 +115,7 @@ class Scene(ManipulationEnv):
         control: str = "fast",
         visuals: str = "lite",
         image_size: int = 64,
+        arm: str = robot.PANDA,
     ) -> None:
         for value, allowed, what in (
             (control, CONTROLS, "control"),
@@ -121,10 +123,16 @@ class Scene(ManipulationEnv):
         ):
             if value not in allowed:
                 raise ConfigError(f"{what} must be one of {', '.join(allowed)}, got {value!r}")
+        if arm not in robot.ARMS:
+            raise unknown_name("arm", arm, robot.ARMS)
+        if arm != robot.PANDA and control != "fast":
+            raise ConfigError(f"control={control!r} drives the Panda alone; use 'fast' with {arm}")
+        self.arm_name, self.arm = arm, robot.ARMS[arm]
         self.control, self.visuals, self.image_size = control, visuals, int(image_size)
         self.parts = (phase_lamp(), *parts)
         super().__init__(
-            robots="Panda",
+            robots=self.arm.model,
+            gripper_types="PandaGripper",
             use_camera_obs=False,
             has_renderer=False,
             has_offscreen_renderer=False,
@@ -156,9 +164,9 @@ class Scene(ManipulationEnv):
         robot.remove_clutter(root)
         robot.add_hand_lamp(root)
         if self.control == "fast":
-            robot.apply_fast_physics(root, TIMESTEP_S["fast"])
+            robot.apply_fast_physics(root, TIMESTEP_S["fast"], self.arm)
         if self.visuals == "lite":
-            robot.apply_lite_visuals(root)
+            robot.apply_lite_visuals(root, self.arm)
         self._add_looks(root)
         self._add_parts(root)
         self.xml = ET.tostring(root, encoding="unicode")
@@ -212,7 +220,7 @@ class Scene(ManipulationEnv):
 
     def _bind(self) -> None:
         m = self.m
-        arm = [m.joint(name).id for name in robot.ARM_JOINTS]
+        arm = [m.joint(name).id for name in self.arm.joints]
         fingers = [m.joint(name).id for name in robot.FINGER_JOINTS]
         self.arm_qpos = np.array([m.jnt_qposadr[j] for j in arm])
         self.arm_dof = np.array([m.jnt_dofadr[j] for j in arm])
@@ -225,7 +233,7 @@ class Scene(ManipulationEnv):
         robot_bodies = [
             b
             for b in range(m.nbody)
-            if m.body(b).name.startswith("gripper0_right_") or m.body(b).name == "robot0_link7"
+            if m.body(b).name.startswith("gripper0_right_") or m.body(b).name == self.arm.hand_link
         ]
         self.is_hand_geom = np.isin(m.geom_bodyid, robot_bodies)
         self.present = {p.name: p.kind == "fixed" for p in self.parts}
@@ -244,7 +252,7 @@ class Scene(ManipulationEnv):
             self.present[name] = kind == "fixed"
 
     def set_arm(self, qpos_rad: np.ndarray, opening: float = 1.0) -> None:
-        """Puts the arm's seven joints and the fingers (`opening` 0..1), at rest."""
+        """Puts the arm's joints and the fingers (`opening` 0..1), at rest."""
         self.d.qpos[self.arm_qpos] = qpos_rad
         finger = robot.FINGER_OPEN_M * opening
         self.d.qpos[self.finger_qpos] = (finger, -finger)

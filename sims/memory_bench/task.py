@@ -29,7 +29,6 @@ from embodied.core.text import encode_instruction
 from sims.memory_bench.abstract import Machine
 from sims.memory_bench.action import CONTROL_HZ
 from sims.memory_bench.machines import with_visible_cue
-from sims.memory_bench.robot import HOME_QPOS_RAD
 
 if TYPE_CHECKING:
     from sims.memory_bench.entities import Entity
@@ -296,7 +295,7 @@ class Task:
             low, high = self.gap_range_ticks
             self.gap_ticks = int(rng.integers(low, high + 1))
         # The canonical joints of the start, of the end of cue and of go.
-        home = HOME_QPOS_RAD
+        home = np.array(self.scene.arm.home_qpos_rad)
         self.homes = home + rng.uniform(-HOME_JITTER_RAD, HOME_JITTER_RAD, (3, len(home)))
         self._gap_path = rng.uniform(-1, 1, (3, 3))
         self.plan = self.draw(derive(seed, name, "plan"))
