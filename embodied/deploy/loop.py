@@ -277,7 +277,7 @@ class ControlLoop:
         stopping = what == STOP
         if stopping:
             self.executor.clear(ROW)
-            self.counters.stops += not self._stopped
+            self.counters.stops += not self._stopped and frame is not None  # it never moved
         self._stopped = stopping
         if action is None:
             action = np.zeros(7, np.float32)

@@ -42,7 +42,8 @@ class SimulatedConfig:
       port: Port; 0 for a free one.
       seed_start: Seed of the first episode; they count up.
       episodes: Episodes to play; 0 for no end.
-      freeze_at_s: Second of the run at which its cameras freeze; 0 for never.
+      freeze_at_s: Second of the run after which its cameras freeze, as soon as the arm is not held;
+        0 for never.
       freeze_s: How long.
       freeze_stamps: Whether frozen pictures still say when they were taken, as a driver does that
         takes the time with the picture; False stamps them anew.
@@ -91,7 +92,8 @@ class SimulatedRobot:
         self._frames = Frames(read_robot(config.speaks) if config.speaks else RobotConfig())
         self._session = secrets.randbits(48)
         self._frozen: dict[str, np.ndarray] = {}
-        self._frozen_at_s = 0.0
+        self._froze_s: float | None = None
+        self._taken_s = 0.0
 
     def run(self) -> list[str]:
         """Plays until all episodes are over, or `stop` is called; returns the outcomes."""
@@ -134,7 +136,7 @@ class SimulatedRobot:
                 info, obs = world.current_info(), world.observe(draw=True)
                 outcome = "success" if info["success"] else str(info["failure_kind"])
                 over, now_s = bool(outcome), float(info["time_s"])
-                stamps = self._freeze(obs, time.monotonic() - began, now_s)
+                stamps = self._freeze(obs, time.monotonic() - began, now_s, bool(info["held"]))
                 self._tell(
                     {
                         "session": self._session,
@@ -161,18 +163,19 @@ class SimulatedRobot:
                 self.outcomes.append(outcome)
             episode += 1
 
-    def _freeze(self, obs: dict[str, np.ndarray], run_s: float, now_s: float) -> dict[str, float]:
+    def _freeze(
+        self, obs: dict[str, np.ndarray], run_s: float, now_s: float, held: bool
+    ) -> dict[str, float]:
         """Puts frozen pictures into `obs` while the cameras hang; returns when they were taken."""
         at = self.config.freeze_at_s
-        if not at or not at <= run_s < at + self.config.freeze_s:
-            self._frozen = {}
-            return {}
-        if not self._frozen:
+        if self._froze_s is None and at and run_s >= at and not held:
+            self._froze_s, self._taken_s = run_s, now_s
             self._frozen = {k: v for k, v in obs.items() if k.endswith("_image_u8")}
-            self._frozen_at_s = now_s
+        if self._froze_s is None or run_s >= self._froze_s + self.config.freeze_s:
+            return {}
         obs |= self._frozen
         # Taken in an episode that is over: before this one began.
-        taken_s = self._frozen_at_s if self._frozen_at_s <= now_s else -self.config.freeze_s
+        taken_s = self._taken_s if self._taken_s <= now_s else -self.config.freeze_s
         return dict.fromkeys(self._frozen, taken_s) if self.config.freeze_stamps else {}
 
     def _newest(self) -> np.ndarray:
