@@ -95,8 +95,8 @@ class MemoryBenchEnv(gymnasium.Env):
         # The scene first: it chooses the GL backend before MuJoCo is loaded.
         from sims.memory_bench import scene
         from sims.memory_bench.control import make_controller
+        from sims.memory_bench.machines import task_class
         from sims.memory_bench.observe import Observer
-        from sims.memory_bench.task import task_class
 
         self.task = task_class(self.info)(self.knobs)
         self.scene = scene.Scene(self.task.parts(), control=control, visuals=visuals, arm=arm)

@@ -12,6 +12,7 @@ from sims.memory_bench.tasks import (
     rearrange_block,
     remember_color,
     reopen_drawer,
+    shell_game_swap,
     stack,
 )
 
@@ -25,6 +26,7 @@ TASKS: dict[str, TaskInfo] = {
         order_recall.INFO,
         pick_times.INFO,
         checklist_inspect.INFO,
+        shell_game_swap.INFO,
         lift.INFO,
         stack.INFO,
     )

@@ -38,8 +38,8 @@ from embodied.core.task import CUE, EXECUTE, TaskInfo
 from sims.memory_bench import aliasing
 from sims.memory_bench.abstract import best_memoryless, search_memoryless, with_clock
 from sims.memory_bench.aliasing import AllModes, Progress
+from sims.memory_bench.machines import machine_of
 from sims.memory_bench.mixtures import best_policy
-from sims.memory_bench.task import machine_of
 
 if TYPE_CHECKING:
     from sims.gym_env import MemoryBenchEnv

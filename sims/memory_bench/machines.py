@@ -1,4 +1,4 @@
-"""Builders of abstract machines that several tasks share; a task names its own in `Task.machine`.
+"""Abstract machines: builders that several tasks share; a task names its own in `Task.machine`.
 
 They leave out geometry and motion and keep what decides whether memory is needed; see
 :mod:`sims.memory_bench.abstract` for the solver. numpy and MuJoCo are not needed here.
@@ -7,10 +7,16 @@ They leave out geometry and motion and keep what decides whether memory is neede
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import importlib
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
+from embodied.core.task import TaskInfo
 from sims.memory_bench.abstract import FAILURE, SUCCESS, Machine, StateId
+
+if TYPE_CHECKING:
+    from sims.memory_bench.task import Task
 
 
 def uniform(states: Sequence[StateId]) -> dict[StateId, Fraction]:
@@ -77,3 +83,15 @@ def with_visible_cue(machine: Machine) -> Machine:
         observe=lambda state: (machine.observe(state), machine.cue_of(state)),
         actions=lambda seen: machine.actions(seen[0]),
     )
+
+
+def task_class(info: TaskInfo) -> type[Task]:
+    """Imports the class that a row of the task table names."""
+    module, _, class_name = info.entry.partition(":")
+    return getattr(importlib.import_module(module), class_name)
+
+
+def machine_of(info: TaskInfo, knobs: Mapping[str, Any]) -> Machine:
+    """Returns a task's abstract machine at `knobs`, or its reactive twin's."""
+    machine = task_class(info).machine(knobs)
+    return with_visible_cue(machine) if knobs.get("visible_cue") else machine

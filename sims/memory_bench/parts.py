@@ -136,13 +136,29 @@ def ball(name: str, radius_m: float = 0.02, kind: str = "mocap", mass_kg: float 
     )
 
 
-def patch(name: str, half_m: float = 0.045, thickness_m: float = 0.001) -> Part:
-    """A flat paintable square on the table that touches nothing; its geom is ``<name>_geom``."""
+def cylinder(name: str, radius_m: float, half_height_m: float) -> Part:
+    """A paintable upright cylinder to be touched; its geom is ``<name>_geom``."""
     return Part(
         name,
         "mocap",
         _body_open(name, "mocap")
-        + f'<geom name="{name}_geom" type="box" size="{half_m:.6g} {half_m:.6g} {thickness_m:.6g}"'
+        + f'<geom name="{name}_geom" type="cylinder" size="{_vec((radius_m, half_height_m))}"'
+        f' group="1" material="matte" rgba="{_vec(NEUTRAL_RGB)} 1" friction="1.2 0.01 0.0005"'
+        ' solref="0.01 1"/></body>',
+    )
+
+
+def screen(name: str, half_m: tuple[float, float, float]) -> Part:
+    """A paintable opaque box that touches nothing; its geom is ``<name>_geom``."""
+    return Part(
+        name,
+        "mocap",
+        _body_open(name, "mocap") + f'<geom name="{name}_geom" type="box" size="{_vec(half_m)}"'
         f' group="1" material="matte" rgba="{_vec(NEUTRAL_RGB)} 1"'
         ' contype="0" conaffinity="0"/></body>',
     )
+
+
+def patch(name: str, half_m: float = 0.045, thickness_m: float = 0.001) -> Part:
+    """A flat paintable square on the table that touches nothing; its geom is ``<name>_geom``."""
+    return screen(name, (half_m, half_m, thickness_m))

@@ -15,7 +15,6 @@ ceiling is computed from. Episode variables that change while it runs live in ``
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,11 +25,10 @@ from embodied.core.errors import ConfigError
 from embodied.core.rng import derive
 from embodied.core.task import CUE, EXECUTE, FAILURE_KINDS, GAP, PHASES, TaskInfo
 from embodied.core.text import encode_instruction
-from sims.memory_bench.abstract import Machine
 from sims.memory_bench.action import CONTROL_HZ
-from sims.memory_bench.machines import with_visible_cue
 
 if TYPE_CHECKING:
+    from sims.memory_bench.abstract import Machine
     from sims.memory_bench.entities import Entity
     from sims.memory_bench.parts import Part
     from sims.memory_bench.scene import Scene
@@ -111,8 +109,8 @@ class Task:
         self.vars: dict[str, Any] = {}
 
     def _check_common(self) -> None:
-        for name in ("cue_s", "execute_s") if CUE in self.phases else ("execute_s",):
-            if not getattr(self.knobs, name) > 0:
+        for name in ("cue_s", "execute_s"):
+            if not getattr(self.knobs, name, 1.0) > 0:
                 raise ConfigError(
                     f"knob {name} of {self.info.name}: expected > 0, got "
                     f"{getattr(self.knobs, name)}"
@@ -131,8 +129,8 @@ class Task:
     def machine(cls, knobs: Mapping[str, Any]) -> Machine:
         """Returns the task's abstract machine at `knobs`, for its ceiling.
 
-        The reactive twin's follows from it; see `machine_of`. Builders that several tasks share
-        are in :mod:`sims.memory_bench.machines`.
+        The reactive twin's follows from it. Builders that several tasks share are in
+        :mod:`sims.memory_bench.machines`.
         """
         raise NotImplementedError(f"{cls.__name__} names no abstract machine")
 
@@ -428,18 +426,6 @@ class Task:
             prefix = "hidden_var_" if name in self.hidden_vars else "task_var_"
             saved = np.array(state[prefix + name])
             self.vars[name] = saved if isinstance(value, np.ndarray) else saved.item()
-
-
-def task_class(info: TaskInfo) -> type[Task]:
-    """Imports the class that a row of the task table names."""
-    module, _, class_name = info.entry.partition(":")
-    return getattr(importlib.import_module(module), class_name)
-
-
-def machine_of(info: TaskInfo, knobs: Mapping[str, Any]) -> Machine:
-    """Returns a task's abstract machine at `knobs`, or its reactive twin's."""
-    machine = task_class(info).machine(knobs)
-    return with_visible_cue(machine) if knobs.get("visible_cue") else machine
 
 
 def balanced_cue(name: str, seed: int, n_cues: int, cue: int | None = None) -> int:

@@ -11,7 +11,7 @@ import pytest
 from embodied.core.errors import ConfigError
 from sims.memory_bench import aliasing, certify
 from sims.memory_bench.catalog import TASKS
-from sims.memory_bench.task import task_class
+from sims.memory_bench.machines import task_class
 from tests.examples import own_task
 
 NAMES = tuple(TASKS)

@@ -10,19 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from embodied.core.task import EXECUTE, TaskInfo
+from embodied.core.task import TaskInfo
 from sims.memory_bench import distractors, levels
 from sims.memory_bench.abstract import Machine
+from sims.memory_bench.choice import ChoiceTask
 from sims.memory_bench.entities import Entity
 from sims.memory_bench.layout import draw_grid
 from sims.memory_bench.machines import cue_then_choice
 from sims.memory_bench.parts import PALETTE, TABLE_TOP_M, Part, cube
-from sims.memory_bench.task import Task, Waypoint
-from sims.memory_bench.touch import count_touches, touch_failed, touch_path
 
 MAX_K = len(PALETTE)
 CUBE_HALF_M = 0.026
-_TOP_Z_M = TABLE_TOP_M + 2 * CUBE_HALF_M
 _CUE_POS_M = np.array([0.02, 0.0, TABLE_TOP_M + CUBE_HALF_M])
 _SHOWCASE_POS_M = np.array([0.28, -0.32, TABLE_TOP_M + CUBE_HALF_M])
 _COLOURS = np.array(list(PALETTE.values()))
@@ -40,7 +38,7 @@ INFO = TaskInfo(
 )
 
 
-class RememberColor(Task):
+class RememberColor(ChoiceTask):
     """The cue picks among the episode's own K colours: at go the scene is the same for all."""
 
     info = INFO
@@ -50,7 +48,7 @@ class RememberColor(Task):
         "which color was shown? touch that cube",
         "find the cube that matches the one shown before and touch it",
     )
-    cue_held = True
+    half_height_m = CUBE_HALF_M
 
     def __init__(self, knobs: Mapping[str, Any]) -> None:
         levels.check_whole(self.info.name, knobs, "K", 2, MAX_K)
@@ -62,6 +60,11 @@ class RememberColor(Task):
     def machine(cls, knobs: Mapping[str, Any]) -> Machine:
         """A colour shown, then one choice of K."""
         return cue_then_choice(cls.info.name, int(knobs["K"]), ("show",), held=True)
+
+    @property
+    def candidates(self) -> Sequence[str]:
+        """The K cubes."""
+        return self._names
 
     def parts(self) -> Sequence[Part]:
         """K candidates, the cue cube and two distractors that fly about in a busy gap."""
@@ -86,10 +89,6 @@ class RememberColor(Task):
             "paths": distractors.draw(rng),
         }
 
-    def start_vars(self) -> dict[str, Any]:
-        """How long each candidate has been touched, in ticks."""
-        return {"touch_ticks": np.zeros(self.k, np.int64)}
-
     def _show_cue(self, pos: np.ndarray) -> None:
         self.scene.place("cue_cube", pos, self.plan["cue_yaw"])
         self.scene.paint("cue_cube", _COLOURS[self.plan["colours"][self.cue]])
@@ -104,10 +103,6 @@ class RememberColor(Task):
             self._show_cue(_SHOWCASE_POS_M)
         self.gap_tick()
 
-    def gap_tick(self) -> None:
-        """Moves grey balls about in a busy gap."""
-        distractors.move(self, self.plan["paths"], 0.05)
-
     def setup_execute(self) -> None:
         """Puts the K candidates; nothing here depends on the cue."""
         for i, name in enumerate(self._names):
@@ -116,33 +111,6 @@ class RememberColor(Task):
         if self.knobs.visible_cue:
             self._show_cue(_SHOWCASE_POS_M)
 
-    def execute_tick(self) -> None:
-        """The first candidate touched for longer than 0.2 s decides."""
-        chosen = count_touches(self.scene, self._names, self.vars["touch_ticks"])
-        if chosen is not None:
-            self.commit(self._colour_name(chosen), chosen == self.cue)
-
-    def target(self) -> str:
-        """The colour that was shown."""
-        return self._colour_name(self.cue)
-
-    def _colour_name(self, candidate: int) -> str:
-        return list(PALETTE)[self.plan["colours"][candidate]]
-
-    def potential(self) -> float:
-        """Nearness of the hand to the right cube, in the execute phase."""
-        if self.success:
-            return 1.0
-        if self.phase != EXECUTE or self.decided:
-            return 0.0
-        goal = self.plan["pos"][self.cue] + (0, 0, CUBE_HALF_M)
-        distance = float(np.linalg.norm(self.scene.eef_pos() - goal))
-        return 0.9 * (1.0 - np.tanh(4.0 * distance))
-
-    def waypoints(self) -> Sequence[Waypoint]:
-        """High above the right cube, then down on it with closed fingers, and stay."""
-        return touch_path(self, self.plan["pos"][self.cue][:2], _TOP_Z_M)
-
-    def replan(self, stage: int, goal_world_m: np.ndarray) -> Sequence[Waypoint] | None:
-        """Rises again when the hand was led astray down between the cubes."""
-        return self.waypoints() if touch_failed(self, stage, goal_world_m, _TOP_Z_M) else None
+    def choice_name(self, index: int) -> str:
+        """Returns a candidate's colour."""
+        return list(PALETTE)[self.plan["colours"][index]]
