@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from embodied.nn.dit import DiTConfig
 from tests.contracts.policy import random_array
 from tests.policies.hcam import small as hcam
 from tests.policies.loaded import as_loaded
+from tests.policies.sam2act import small as sam2act
 from tests.policies.test_memory_vla import ENTITIES
 from tests.policies.test_memory_vla import make as make_vla
 
-TICKS = 30
+TICKS, FEW_TICKS = 30, 12
 HEAD = ActionHeadConfig("ddim", DiTConfig(depth=1, hidden=16, heads=2), steps=4)
 VLA = {"head": HEAD, "horizon": 8}  # as many actions as ticks of a period
 
@@ -46,14 +48,39 @@ POLICIES = {
     "lstm": ("hcam", lambda: hcam.make(discrete=False, memory="lstm")),
     "memory_vla": ("memory_vla", _vla),
 }
+"""Name -> policy's name and how to build it; quick to export."""
+MORE = {
+    **{
+        f"hcam-{memory}": ("hcam", functools.partial(hcam.make, discrete, memory=memory))
+        for discrete, memory in {
+            (True, "gru"),
+            (False, "hierarchical_chunks"),
+            (True, "transformer_xl"),
+            (False, "gated_transformer_xl"),
+            (True, "none"),
+        }
+    },
+    **{
+        f"memory_vla-{memory}": ("memory_vla", functools.partial(_vla, memory=memory))
+        for memory in ("transformer_xl",)
+    },
+    "sam2act_plus": (
+        "sam2act_plus",
+        functools.partial(
+            sam2act.make, memory="spatial", memory_config=sam2act.SMALL_MEMORY, time_feature=True
+        ),
+    ),
+}
+"""All other kinds, of which some take a minute."""
 FORMATS = {"lstm": "both"}
 BATCHES = {"hcam": (1, 3)}
 
 
 def make_bundle(name: str, out: Path) -> tuple[Policy, Path]:
-    """Exports one of the `POLICIES`; returns it and its bundle."""
+    """Exports one of `POLICIES` or `MORE`; returns it and its bundle."""
     torch.manual_seed(0)
-    kind, build = POLICIES[name]
+    kind, build = {**POLICIES, **MORE}[name]
     policy = noisy(build())
+    shown = seen(policy, TICKS if name in POLICIES else FEW_TICKS)
     options = {"batches": BATCHES.get(name, (1,)), "format": FORMATS.get(name, "onnx")}
-    return policy, write_bundle(as_loaded(policy, kind), seen(policy), out, **options)
+    return policy, write_bundle(as_loaded(policy, kind), shown, out, **options)

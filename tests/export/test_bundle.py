@@ -20,14 +20,16 @@ from embodied.export.exported import ExportedPolicy, load
 from embodied.export.program import check_work
 from embodied.serve.bundle import GOLDEN, MANIFEST, PARITY, read_arrays, read_bundle
 from embodied.serve.runtime import Runtime, describe
-from tests.export.small import POLICIES, seen
+from tests.export.small import MORE, POLICIES, seen
 from tests.policies.loaded import as_loaded
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(
+    "name", [*POLICIES, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE)]
+)
 def test_a_controller_gets_what_the_checkpoint_would_answer(bundles, name) -> None:
     """The golden sequence, replayed from the files alone."""
     policy, path = bundles(name)

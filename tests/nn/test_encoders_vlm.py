@@ -78,6 +78,11 @@ def test_what_depends_on_what(kind):
     assert torch.equal(cognitive, shouted)
 
 
+def test_an_export_says_that_a_tokenizer_is_no_graph():
+    with pytest.raises(ConfigError, match="vision-language encoders are not exported yet"):
+        torch.export.export(build("smolvlm").eval(), batch(), strict=False)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_come_row_by_row(kind):
     encoder = build(kind).eval()

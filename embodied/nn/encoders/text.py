@@ -101,8 +101,15 @@ class Prompts:
 
         Raises:
           SpecMismatch: If an instruction is not UTF-8.
-          ConfigError: If a question takes more than L tokens.
+          ConfigError: If a question takes more than L tokens, or in an export.
         """
+        if torch.compiler.is_exporting():
+            raise ConfigError(
+                "this policy reads its instruction through a tokenizer, which runs in Python and "
+                "can't be part of a graph: vision-language encoders are not exported yet. Serve "
+                "the checkpoint itself (`embodied serve RUN`), or export a policy whose trunk is "
+                "conv, entities, tiny or pretrained_conv"
+            )
         rows = [self._tokens(row.tobytes().rstrip(b"\0")) for row in instruction_u8.cpu().numpy()]
         lengths = torch.tensor([len(row) for row in rows])
         tokens = torch.tensor([row + [0] * (self.limit - len(row)) for row in rows])
