@@ -62,8 +62,9 @@ MORE = {
     },
     **{
         f"memory_vla-{memory}": ("memory_vla", functools.partial(_vla, memory=memory))
-        for memory in ("transformer_xl",)
+        for memory in ("full_history", "gru", "transformer_xl", "hierarchical_chunks")
     },
+    "sam2act": ("sam2act", sam2act.make),
     "sam2act_plus": (
         "sam2act_plus",
         functools.partial(
