@@ -69,7 +69,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for name in (BUNDLE, SMALL):
         bundle = exported(options, name)
         size = sum(file.stat().st_size for file in bundle.iterdir())
-        parity = read_json(bundle / PARITY)["batches"]["1"]
+        parity = read_json(bundle / PARITY)["formats"]["onnx"]["1"]
         own = {"bytes": size, "action": parity["action"], "state": parity["state"]}
         rows.append(_row(name, outcomes(str(bundle), options, name), reference, own))
     plain = rows[1]

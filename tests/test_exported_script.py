@@ -39,7 +39,9 @@ class World:
     def export(self, source: str, out: Path, batches: Any, executor: Any, int8: bool) -> None:
         self.calls.append(f"export {out.name}")
         out.mkdir(parents=True)
-        write_json(out / "parity.json", {"batches": {"1": {"action": 1e-6, "state": 2e-6}}})
+        write_json(
+            out / "parity.json", {"formats": {"onnx": {"1": {"action": 1e-6, "state": 2e-6}}}}
+        )
 
 
 def run(script: Any, monkeypatch: Any, folder: Path, world: World) -> tuple[int, dict[str, Any]]:  # noqa: F811
