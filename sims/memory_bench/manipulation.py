@@ -18,7 +18,6 @@ from sims.memory_bench import distractors, parts_button
 from sims.memory_bench.entities import Entity
 from sims.memory_bench.parts import TABLE_TOP_M, Part
 from sims.memory_bench.task import CLOSE, LAMP_STEPS, OPEN, Task, Waypoint
-from sims.memory_bench.touch import TOUCH_TICKS
 
 if TYPE_CHECKING:
     from sims.memory_bench.scene import Scene
@@ -42,6 +41,9 @@ STEP_TICKS = 3
 
 RELEASE_TICKS = 5
 """A block counts as released after longer than 0.2 s without both fingers on it."""
+
+HOLD_TICKS = 10
+"""A press that commits lasts longer than 0.5 s: a hand that strays over the button does less."""
 
 REACH, CARRY, LEAVE, PRESS, NEXT = 1, 2, 3, 4, 5
 """Stages of the expert's waypoints; see :meth:`Task.replan`."""
@@ -132,10 +134,10 @@ class HandsOnTask(Task):
         return {"press_ticks": 0}
 
     def press_held(self) -> bool:
-        """Returns whether the button has been pressed for longer than 0.2 s; call once a tick."""
+        """Returns whether the button has been pressed for longer than 0.5 s; call once a tick."""
         pressed = self.press_depth_m() > parts_button.PRESSED_M
         self.vars["press_ticks"] = self.vars["press_ticks"] + 1 if pressed else 0
-        return self.vars["press_ticks"] > TOUCH_TICKS
+        return self.vars["press_ticks"] > HOLD_TICKS
 
     def entity_scalars(self) -> Mapping[str, float]:
         """How far the button is pressed."""

@@ -90,7 +90,7 @@ def test_beside_the_dish_nothing_counts_and_the_cube_may_be_taken_again(make_env
 def test_a_short_press_is_no_stop(make_env):
     env = make_env(TASK, knobs=BRIEF)
     env.reset(seed=6, options={"cue": 0})
-    env.task.vars["press_ticks"] = 4  # 0.2 s is not longer than 0.2 s
+    env.task.vars["press_ticks"] = 10  # 0.5 s is not longer than 0.5 s
     env.advance(np.zeros(7))
     assert env.task.vars["press_ticks"] == 0 and not env.task.decided
 
