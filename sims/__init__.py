@@ -20,6 +20,7 @@ ENV_IDS = {
     "pick_times": "MemoryBench/PickTimes-v0",
     "checklist_inspect": "MemoryBench/ChecklistInspect-v0",
     "shell_game_swap": "MemoryBench/ShellGameSwap-v0",
+    "stale_fact": "MemoryBench/StaleFact-v0",
     "lift": "MemoryBench/Lift-v0",
     "stack": "MemoryBench/Stack-v0",
     "recall/ballet_lite": "Recall/BalletLite-v0",

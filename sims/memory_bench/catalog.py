@@ -14,6 +14,7 @@ from sims.memory_bench.tasks import (
     reopen_drawer,
     shell_game_swap,
     stack,
+    stale_fact,
 )
 
 TASKS: dict[str, TaskInfo] = {
@@ -27,6 +28,7 @@ TASKS: dict[str, TaskInfo] = {
         pick_times.INFO,
         checklist_inspect.INFO,
         shell_game_swap.INFO,
+        stale_fact.INFO,
         lift.INFO,
         stack.INFO,
     )

@@ -38,7 +38,7 @@ from embodied.core.task import CUE, EXECUTE, TaskInfo
 from sims.memory_bench import aliasing
 from sims.memory_bench.abstract import best_memoryless, search_memoryless, with_clock
 from sims.memory_bench.aliasing import AllModes, Progress
-from sims.memory_bench.machines import machine_of
+from sims.memory_bench.machines import machine_of, task_class
 from sims.memory_bench.mixtures import best_policy
 
 if TYPE_CHECKING:
@@ -209,12 +209,13 @@ def ceiling(info: TaskInfo, knobs: Mapping[str, Any]) -> dict[str, Any]:
       (both agree and the solver proved it), ``states``, ``aliased``, and ``time_aware`` with
       bounds ``low`` and ``high``: a policy that reads the episode's clock can keep an
       interactive cue in the time at which it presses. A clock restarted at each gate tells
-      nothing, since the gap's length comes from the seed: there c* stays.
+      nothing, since the gap's length comes from the seed: there c* stays. Where the task has
+      any, ``baselines``: what it says of poor memories.
     """
     machine = machine_of(info, knobs)
     found = best_policy(machine)
     clocked = search_memoryless(with_clock(machine, 2 * info.cues(knobs)), starts=8)
-    closed = info.ceiling(knobs)
+    closed, baselines = info.ceiling(knobs), dict(task_class(info).baselines(knobs))
     return {
         "value": str(found.value),
         "c_star": float(found.value),
@@ -223,6 +224,7 @@ def ceiling(info: TaskInfo, knobs: Mapping[str, Any]) -> dict[str, Any]:
         "states": found.states,
         "aliased": found.aliased,
         "time_aware": {"low": float(clocked.value), "high": float(clocked.upper)},
+        **({"baselines": baselines} if baselines else {}),
     }
 
 

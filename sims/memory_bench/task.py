@@ -391,6 +391,11 @@ class Task:
         if not self.decided:
             self.failure_kind = kind
 
+    @classmethod
+    def baselines(cls, knobs: Mapping[str, Any]) -> Mapping[str, float]:
+        """Returns name -> best success of a poor memory, in closed form, to stand beside c*."""
+        return {}
+
     # -- saving ---------------------------------------------------------------------------
 
     def save(self) -> dict[str, np.ndarray]:
