@@ -18,7 +18,7 @@ from embodied.core.rng import draw_noise
 from embodied.core.ticks import PERIOD
 from embodied.deploy.frames import Frames
 from embodied.deploy.link import Frame
-from embodied.deploy.robot import HAND, HOLD, JOINTS, SKIP, STOP, RobotConfig
+from embodied.deploy.robot import BLEND, HAND, HOLD, JOINTS, SKIP, STOP, RobotConfig
 from embodied.deploy.safety import Frozen, fault, limited
 from embodied.deploy.worker import Ask, Worker
 from embodied.evaluate.executors import ExecutorConfig, build_executor
@@ -26,6 +26,8 @@ from embodied.evaluate.executors.keyframe import READS
 from embodied.serve.runtime import Runtime
 
 AWAY = "away"
+BLEND_TICKS = 4
+"""Control ticks over which ``late=blend`` goes over from the old motion to the new one."""
 ROW = np.array([True])
 TOLD = ("session", "episode", "phase", "time_s", "held", "done", "outcome", "came_s")
 LOGGED = (*READS, JOINTS)
@@ -112,6 +114,8 @@ class ControlLoop:
         self._asked_tick = 0
         self._asked_s = 0.0
         self._stopped = False
+        self._blends_left = 0
+        self._blend_from = self._last = np.zeros(7, np.float32)
         self._ended: tuple[int, int] | None = None
         self._row: dict[str, Any] = {}
 
@@ -167,7 +171,7 @@ class ControlLoop:
             return
         action = None
         if not frame.held and rule != AWAY:
-            action = self.executor.act(batch, ROW)[0]
+            action = self._blended(self.executor.act(batch, ROW)[0])
             action = limited(action, np.asarray(seen.get(HAND, ())), self.robot)
         self._finish(now, frame, action, rule or ("held" if frame.held else "act"))
 
@@ -182,6 +186,7 @@ class ControlLoop:
                 self.counters.midway += frame.time_s > self.spec.observe_period_s
             self._place, self._due = place, True
             self._phase += 1
+            self._blends_left = 0
             self.executor.clear(ROW)
         if frame.done and place[:2] != self._ended:
             self._ended = place[:2]
@@ -266,9 +271,21 @@ class ControlLoop:
         if late <= 0:
             return ""
         self.counters.late_answers += 1
-        if self.robot.late == SKIP:
+        if self.robot.late in (SKIP, BLEND):
             self.executor.skip(ROW, late)
+        if self.robot.late == BLEND:
+            self._blends_left, self._blend_from = BLEND_TICKS, self._last
         return STOP if self.robot.late == STOP else ""
+
+    def _blended(self, action: np.ndarray) -> np.ndarray:
+        """Eases from what the arm did before a late answer; the gripper goes over at once."""
+        if not self._blends_left:
+            return action
+        old = self._blends_left / (BLEND_TICKS + 1)
+        self._blends_left -= 1
+        mixed = action.copy()
+        mixed[:6] = old * self._blend_from[:6] + (1 - old) * action[:6]
+        return mixed
 
     def _finish(
         self, now: float, frame: Frame | None, action: np.ndarray | None, what: str
@@ -277,10 +294,12 @@ class ControlLoop:
         stopping = what == STOP
         if stopping:
             self.executor.clear(ROW)
+            self._blends_left = 0
             self.counters.stops += not self._stopped and frame is not None  # it never moved
         self._stopped = stopping
         if action is None:
             action = np.zeros(7, np.float32)
+        self._last = action
         taken = self.link.send(None if stopping else self._frames.sent(action))
         told = {} if frame is None else {name: getattr(frame, name) for name in TOLD}
         self._journal(

@@ -19,8 +19,8 @@ from embodied.core.specs import (
     check_observations,
 )
 
-HOLD, SKIP, STOP = "hold", "skip", "stop"
-LATE_RULES = (HOLD, SKIP, STOP)
+HOLD, SKIP, BLEND, STOP = "hold", "skip", "blend", "stop"
+LATE_RULES = (HOLD, SKIP, BLEND, STOP)
 HAND, JOINTS = "eef_pos_world_m", "joint_pos_rad"
 REQUIRED = ("name", "control_hz", "observations", "workspace_low_m", "workspace_high_m")
 """What a description must say: nobody's limits but the robot's own are safe to assume."""
@@ -61,8 +61,8 @@ class RobotConfig:
       watchdog_s: After so long without a fresh frame, or with an answer so late, the arm stops.
       wait_s: How long a control tick waits for an answer to what it asked; less than a period.
       late: What the arm does at an answer that comes after its first action was due: ``"hold"``
-        until it is there and then all of it, ``"skip"`` the actions whose ticks are over, or
-        ``"stop"``.
+        until it is there and then all of it, ``"skip"`` the actions whose ticks are over,
+        ``"blend"`` the others with the last motion, or ``"stop"``.
       black_level: A picture whose brightest channel nowhere exceeds this is no picture.
       frozen_m: A picture that is the same, number by number, after the hand has moved this far is
         of a camera that hangs; 0 where pictures without noise may be so.

@@ -77,6 +77,7 @@ def test_a_new_episode_begins_anew() -> None:
     [
         ("hold", [0.0, 0.0, *MOVES[:4]]),
         ("skip", [0.0, 0.0, *MOVES[2:6]]),
+        ("blend", [0.0, 0.0, 0.2 * MOVES[2], 0.4 * MOVES[3], 0.6 * MOVES[4], 0.8 * MOVES[5]]),
     ],
 )
 def test_late_answers(late, expected) -> None:
@@ -84,6 +85,18 @@ def test_late_answers(late, expected) -> None:
     rig.worker.delay = 2
     assert rig.play(range(6)) == pytest.approx(expected)
     assert rig.loop.counters.late_answers == 1
+
+
+def test_a_late_answer_blends_with_what_the_arm_was_doing() -> None:
+    rig = Rig(late="blend")
+    rig.play(range(4))
+    rig.worker.delay = 1
+    # The robot's clock leaps, so the next look comes while the first chunk still runs.
+    old, *found = rig.play(range(8, 14))
+    assert old == pytest.approx(MOVES[4])
+    shares = [0.8, 0.6, 0.4, 0.2, 0.0]
+    expected = [w * old + (1 - w) * new for w, new in zip(shares, MOVES[1:6], strict=True)]
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_late_answers_can_stop_the_arm() -> None:

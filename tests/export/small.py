@@ -52,13 +52,13 @@ POLICIES = {
 MORE = {
     **{
         f"hcam-{memory}": ("hcam", functools.partial(hcam.make, discrete, memory=memory))
-        for discrete, memory in {
+        for discrete, memory in (
             (True, "gru"),
             (False, "hierarchical_chunks"),
             (True, "transformer_xl"),
             (False, "gated_transformer_xl"),
             (True, "none"),
-        }
+        )
     },
     **{
         f"memory_vla-{memory}": ("memory_vla", functools.partial(_vla, memory=memory))
