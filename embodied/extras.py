@@ -27,6 +27,7 @@ EXTRA_OF = {
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "serve",
+    "tokenizers": "serve",
     "websockets": "serve",
 }
 """Top-level module -> extra of ``pip install 'embodied-memory[EXTRA]'``."""

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from embodied.core.prompt import Prompt
 from embodied.core.specs import PolicySpec
 from embodied.core.types import Action, Observation, Segment, State, Working
 
@@ -161,6 +162,14 @@ class Policy(nn.Module, abc.ABC):
         Raises:
           SpecMismatch: Naming the key, what was expected and what to do.
         """
+
+    def prompt(self) -> Prompt | None:
+        """Returns how the instruction becomes tokens; None for a policy that reads its bytes.
+
+        A policy with a tokenizer takes either in `observe`: the instruction, or its tokens under
+        the keys of ``prompt().rule.inputs``, since a graph can't tokenise.
+        """
+        return None
 
     def parameter_count(self) -> int:
         """Returns the number of weights."""

@@ -20,24 +20,28 @@ from embodied.config import to_plain
 from embodied.core.errors import ConfigError, DataError, MissingExtra, unknown_name
 from embodied.core.files import sha256, write_atomic, write_json
 from embodied.core.policy import Policy
+from embodied.core.prompt import PROMPT_LENGTH, PROMPT_TOKENS
 from embodied.core.specs import DISCRETE, EE_DELTA_CHUNK, JOINT_CHUNK, KEYFRAME
 from embodied.core.text import INSTRUCTION
 from embodied.evaluate.executors import ExecutorConfig, resolved
 from embodied.export import onnx, parity, pt2
-from embodied.export.program import trace
+from embodied.export.program import in_float32, trace
 from embodied.serve.bundle import (
     FORMATS,
     GOLDEN,
     INITIAL,
     MANIFEST,
+    OBS,
     ONNX,
     PARITY,
     PT2,
     SCHEMA_VERSION,
+    TOKENIZER,
     Graph,
     read_bundle,
 )
 from embodied.serve.runtime import Runtime
+from embodied.serve.tokens import read_tokenizer
 from embodied.train.checkpoint import LoadedPolicy, load
 
 LAYOUT = {
@@ -136,18 +140,17 @@ def write_bundle(
       int8: Stores weights in 8 bits.
       format: One of `FORMATS`.
     """
-    policy = loaded.policy.eval()
+    policy = in_float32(loaded.policy.eval())
+    prompt = policy.prompt()
     scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         scratch.mkdir(parents=True)
+        if prompt is not None:
+            # First, since it may be refused, and graphs take minutes.
+            write_atomic(scratch / TOKENIZER, prompt.tokenizer_json().encode())
         graphs = _write_graphs(policy, batches, scratch, int8, FORMATS[format])
-        initial = {name: t.numpy() for name, t in policy.initial_state(1).items()}
-        _save(scratch / INITIAL, initial)
-        inputs = parity.sequence(policy.spec, seen, 1)
-        answers = parity.golden(policy, inputs)
-        fields = {f"obs.{key}": value for key, value in inputs.obs.items()}
-        rest = {"time_s": inputs.time_s, "reset": inputs.reset, "noise": inputs.noise}
-        _save(scratch / GOLDEN, {**fields, **rest, **answers})
+        _save(scratch / INITIAL, {n: t.numpy() for n, t in policy.initial_state(1).items()})
+        _save(scratch / GOLDEN, _golden(policy, seen, scratch))
         manifest = _manifest(loaded, graphs, executor or ExecutorConfig(), int8)
         # The proof reads the bundle as a controller will, so it needs a manifest of its own.
         _write_manifest(scratch, manifest)
@@ -187,15 +190,31 @@ def _write_graphs(
     return graphs
 
 
+def _golden(
+    policy: Policy, seen: list[dict[str, np.ndarray]], directory: Path
+) -> dict[str, np.ndarray]:
+    """Returns what goes in at each tick of a sequence, and what the checkpoint answers."""
+    inputs, prompt = parity.sequence(policy.spec, seen, 1), policy.prompt()
+    fields = {OBS + key: value for key, value in inputs.obs.items()}
+    if prompt is not None:
+        # For controllers that can't tokenise, or compare their own tokenizer.
+        read = read_tokenizer(directory / TOKENIZER, prompt.rule)
+        tokens, length = read(inputs.obs[INSTRUCTION][:, 0])
+        fields |= {OBS + PROMPT_TOKENS: tokens[:, None], OBS + PROMPT_LENGTH: length[:, None]}
+    rest = {"time_s": inputs.time_s, "reset": inputs.reset, "noise": inputs.noise}
+    return {**fields, **rest, **parity.golden(policy, inputs)}
+
+
 def _manifest(
     loaded: LoadedPolicy,
     graphs: dict[int, dict[str, Graph]],
     executor: ExecutorConfig,
     int8: bool,
 ) -> dict[str, Any]:
-    spec, meta = loaded.policy.spec, loaded.meta
+    spec, meta, prompt = loaded.policy.spec, loaded.meta, loaded.policy.prompt()
     formats = {name for parts in graphs.values() for g in parts.values() for name in g.files}
     packages = ["numpy", "torch", *(p for name in sorted(formats) for p in PACKAGES[name])]
+    packages += [] if prompt is None else ["tokenizers"]
     return {
         "schema_version": SCHEMA_VERSION,
         "package_version": __version__,
@@ -213,6 +232,7 @@ def _manifest(
         "weights": "int8" if int8 else "float32",
         "parameters": loaded.policy.parameter_count(),
         "executor": to_plain(resolved(executor, spec)),
+        "prompt": None if prompt is None else prompt.rule.to_json(),
         "graphs": {
             str(batch): {name: dataclasses.asdict(graph) for name, graph in parts.items()}
             for batch, parts in graphs.items()

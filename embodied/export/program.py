@@ -115,9 +115,23 @@ def trace(policy: Policy, batch: int) -> dict[str, Program]:
     return {"observe": observe, "act": act}
 
 
+def in_float32(policy: Policy) -> Policy:
+    """Casts a policy's bfloat16 weights in place, which loses nothing, and returns it.
+
+    ONNX Runtime computes in float32 on CPUs.
+    """
+    for tensor in (*policy.parameters(), *policy.buffers()):
+        if tensor.dtype == torch.bfloat16:
+            tensor.data = tensor.data.float()
+    return policy
+
+
 def example(policy: Policy, batch: int) -> tuple[Tensors, Tensor, State, Tensor]:
     """Returns arguments of `Observe` for empty memory, the first half of the rows beginning."""
-    obs = {k: torch.from_numpy(s.zeros(batch)) for k, s in policy.spec.observations.items()}
+    observations, prompt = policy.spec.observations, policy.prompt()
+    if prompt is not None:
+        observations = prompt.rule.inputs(observations)
+    obs = {key: torch.from_numpy(spec.zeros(batch)) for key, spec in observations.items()}
     reset = torch.arange(batch) < (batch + 1) // 2
     return obs, torch.zeros(batch), policy.initial_state(batch), reset
 

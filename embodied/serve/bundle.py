@@ -20,10 +20,13 @@ import numpy as np
 
 from embodied.core.errors import CheckpointError
 from embodied.core.files import sha256
+from embodied.core.prompt import PromptRule
 from embodied.core.specs import ArraySpec, PolicySpec
 
 SCHEMA_VERSION = 1
 MANIFEST, INITIAL, GOLDEN, PARITY = "manifest.json", "initial.npz", "golden.npz", "parity.json"
+TOKENIZER = "tokenizer.json"
+"""The tokenizer of a policy that reads tokens: data of the `tokenizers` library."""
 OBS, STATE, NEXT, WORK = "obs.", "state.", "next.", "work."
 """Beginnings of the names of a graph's inputs and outputs: observation keys, memory before and
 after a tick, and what observing hands to acting."""
@@ -70,6 +73,8 @@ class Bundle:
       act_steps: How often the act graph runs for one answer.
       executor: Options of the executor that turns answers into control actions.
       checkpoint: What was exported: policy, configuration, training, tasks, environment.
+      prompt: How the instruction becomes the tokens that the graphs read; None where they read
+        the instruction itself.
       manifest: All of ``manifest.json``.
     """
 
@@ -79,7 +84,13 @@ class Bundle:
     act_steps: int
     executor: dict[str, Any]
     checkpoint: dict[str, Any]
+    prompt: PromptRule | None
     manifest: dict[str, Any]
+
+    def graph_observations(self) -> dict[str, ArraySpec]:
+        """Returns what the graphs read of an observation: key -> shape without the batch axis."""
+        seen = self.spec.observations
+        return seen if self.prompt is None else self.prompt.inputs(seen)
 
     def initial(self) -> dict[str, np.ndarray]:
         """Returns empty memory of one row: state name -> [1, ...]."""
@@ -113,12 +124,17 @@ def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
             int(manifest["act_steps"]),
             dict(manifest["executor"]),
             dict(manifest["checkpoint"]),
+            None if manifest.get("prompt") is None else PromptRule.from_json(manifest["prompt"]),
             manifest,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path / MANIFEST} does not describe a policy ({error!r}); it was edited: export again"
         ) from error
+    if bundle.prompt is not None and TOKENIZER not in manifest["files"]:
+        raise CheckpointError(
+            f"{path / MANIFEST}: 'prompt' asks for {TOKENIZER}, which has no hash; export again"
+        )
     _check_graphs(bundle)
     return bundle
 
@@ -210,7 +226,7 @@ def _check_graphs(bundle: Bundle) -> None:
                 f"{bundle.path / MANIFEST}: {', '.join(strange)} of a graph has no hash; export "
                 "again"
             )
-        needed = {TIME, RESET, *(OBS + key for key in bundle.spec.observations)}
+        needed = {TIME, RESET, *(OBS + key for key in bundle.graph_observations())}
         needed |= {STATE + name for name in bundle.spec.state}
         made = {NEXT + name for name in bundle.spec.state}
         work = {name for name in observe.outputs if name.startswith(WORK)}

@@ -14,6 +14,8 @@ import numpy as np
 
 from embodied.core.errors import CheckpointError, ConfigError, MissingExtra, SpecMismatch
 from embodied.core.files import sha256, write_atomic
+from embodied.core.prompt import PROMPT_LENGTH, PROMPT_TOKENS, PromptReader
+from embodied.core.text import INSTRUCTION
 from embodied.serve.bundle import (
     CARRIED,
     CARRY,
@@ -26,12 +28,14 @@ from embodied.serve.bundle import (
     STATE,
     STEP,
     TIME,
+    TOKENIZER,
     WORK,
     Bundle,
     Graph,
     read_arrays,
     read_bundle,
 )
+from embodied.serve.tokens import read_tokenizer
 
 Arrays = dict[str, np.ndarray]
 
@@ -63,6 +67,9 @@ class Runtime:
         self._size = batch if batch in bundle.graphs else 1
         parts = bundle.graphs[self._size]
         self._observe, self._act = (self._open(parts[n], threads) for n in ("observe", "act"))
+        self._prompt: PromptReader | None = None
+        if bundle.prompt is not None:
+            self._prompt = read_tokenizer(bundle.path / TOKENIZER, bundle.prompt)
         self._empty = bundle.initial()
         self.state = self.initial(batch)
         self._work: Arrays = {}
@@ -73,6 +80,7 @@ class Runtime:
 
         Raises:
           CheckpointError: If the bundle is incomplete, changed or of another schema.
+          MissingExtra: If a package that it needs is not installed.
         """
         return cls(read_bundle(path), batch, threads)
 
@@ -100,7 +108,9 @@ class Runtime:
           reset: bool [B].
 
         Raises:
-          SpecMismatch: For a missing key, another shape or dtype.
+          SpecMismatch: For a missing key, another shape or dtype, or an instruction that is not
+            UTF-8.
+          ConfigError: For an instruction that is longer than the policy's prompt.
         """
         self._work, self.state = self.tick(obs, time_s, self.state, reset)
 
@@ -133,6 +143,9 @@ class Runtime:
                     f"{', '.join(self.spec.observations)}"
                 )
             feed[OBS + key] = self._fitting(key, obs[key], spec.shape, spec.dtype)
+        if self._prompt is not None:
+            tokens, length = self._prompt(feed.pop(OBS + INSTRUCTION))
+            feed[OBS + PROMPT_TOKENS], feed[OBS + PROMPT_LENGTH] = tokens, length
         feed[TIME] = self._fitting(TIME, np.asarray(time_s, np.float32), (), "float32")
         feed[RESET] = self._fitting(RESET, np.asarray(reset, bool), (), "bool")
         made = self._run(self._observe, feed)

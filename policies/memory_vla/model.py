@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from embodied.core.entities import COLOR, POSITION
 from embodied.core.errors import ConfigError, SpecMismatch
+from embodied.core.prompt import PROMPT_LENGTH, PROMPT_TOKENS
 from embodied.core.specs import ArraySpec
 from embodied.core.text import INSTRUCTION
 from embodied.core.types import Observation
@@ -207,6 +208,8 @@ class EncodedImageTrunk(CameraTrunk):
     def encode(self, obs: Observation) -> dict[str, Tensor]:
         """Runs the encoder: ``visual`` [B, C, N, F], ``cognitive`` [B, Z] if it reads.
 
+        An instruction that is given in tokens already is taken so, as in a graph.
+
         Of a frozen encoder these may be kept: given under the keys `CACHED` + name, they are
         used instead.
         """
@@ -217,7 +220,12 @@ class EncodedImageTrunk(CameraTrunk):
             if self.sizes[name] != side:
                 image = F.interpolate(image, (side, side), mode="bilinear", antialias=True)
             images.append(image)
-        visual, cognitive = self.encoder(torch.stack(images, dim=1), obs[INSTRUCTION])
+        pictures = torch.stack(images, dim=1)
+        if PROMPT_TOKENS in obs:
+            tokens, length = obs[PROMPT_TOKENS], obs[PROMPT_LENGTH]
+            visual, cognitive = self.encoder.encode(pictures, tokens, length)
+        else:
+            visual, cognitive = self.encoder(pictures, obs[INSTRUCTION])
         if self.pool > 1:
             batch, cameras = visual.shape[:2]
             maps = visual.flatten(0, 1).transpose(1, 2).unflatten(2, (self.encoder.grid, -1))

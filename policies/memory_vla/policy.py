@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from embodied.core.errors import SpecMismatch
 from embodied.core.policy import LossOutput, Policy
+from embodied.core.prompt import Prompt
 from embodied.core.rng import GAUSSIAN
 from embodied.core.specs import EE_DELTA_CHUNK, ActionSpec, ArraySpec, Interface, PolicySpec
 from embodied.core.types import Action, Observation, Segment, State, Streams, Working
@@ -298,6 +299,10 @@ class MemoryVLA(Policy):
         way = goal - (hand_pos_world_m - self.goal_center) * GOAL_SCALE
         told = torch.cat([goal * UNIT, way], dim=-1).to(condition.dtype)
         features["condition"] = condition + self.tell_goal(told)
+
+    def prompt(self) -> Prompt | None:
+        trunk = self.trunk
+        return trunk.encoder.prompt() if isinstance(trunk, EncodedImageTrunk) else None
 
     # ---- what never learns ------------------------------------------------------------
 

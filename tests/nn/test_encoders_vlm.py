@@ -1,15 +1,19 @@
 """Encoders that are pretrained vision-language models, at tiny sizes with random weights."""
 
 import copy
+import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from embodied.core.errors import ConfigError, SpecMismatch
+from embodied.core.prompt import PromptRule
 from embodied.nn.encoders.pretrained import ADAPTER
-from embodied.nn.encoders.text import QUESTION
+from embodied.nn.encoders.text import QUESTION, ByteTokenizer, Prompts, load_tokenizer
+from embodied.serve.tokens import read_tokenizer
 from tests.nn.tiny_vlms import (
     CAMERAS,
     GRID,
@@ -25,6 +29,7 @@ from tests.nn.tiny_vlms import (
     batch,
     build,
     instructions,
+    write_tokenizer,
 )
 
 pytest.importorskip("transformers")
@@ -78,9 +83,41 @@ def test_what_depends_on_what(kind):
     assert torch.equal(cognitive, shouted)
 
 
-def test_an_export_says_that_a_tokenizer_is_no_graph():
-    with pytest.raises(ConfigError, match="vision-language encoders are not exported yet"):
-        torch.export.export(build("smolvlm").eval(), batch(), strict=False)
+@pytest.mark.parametrize("enclosed", [False, True])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_controller_reads_the_same_tokens(tmp_path, enclosed, loaded):
+    tokenizer = ByteTokenizer()
+    if loaded:
+        write_tokenizer(tmp_path)
+        tokenizer = load_tokenizer(tmp_path)
+    prompts = Prompts(tokenizer, 100, enclosed)
+    file = tmp_path / "own.json"
+    file.write_text(prompts.prompt().tokenizer_json())
+    rule = PromptRule.from_json(json.loads(json.dumps(prompts.prompt().rule.to_json())))
+    said = instructions(*INSTRUCTIONS, "", "<s> {instruction} </s>\n")
+    tokens, lengths = prompts(said)
+    read, counted = read_tokenizer(file, rule)(said.numpy())
+    assert np.array_equal(read, tokens.numpy()) and np.array_equal(counted, lengths.numpy())
+
+
+def test_a_tokenizer_that_no_controller_has_is_refused():
+    class Foreign:
+        bos_token_id, eos_token_id = 1, 2
+
+    with pytest.raises(ConfigError, match=r"\(Foreign\) has no form in the library tokenizers"):
+        Prompts(Foreign(), 100, True).prompt().tokenizer_json()
+
+
+@pytest.mark.parametrize("size", [8, 16, 24, 32])
+def test_patches_of_smaller_pictures_are_where_smolvlm_says(size):
+    encoder = build("smolvlm", image_size=size).eval()
+    pictures = torch.rand(2, 3, size, size)
+    model = encoder.base.model.vision_model
+    whole = torch.ones(2, size // 4, size // 4, dtype=torch.bool)
+    hidden = model.embeddings(encoder.normalize(pictures), whole)
+    hidden = model.post_layernorm(model.encoder(inputs_embeds=hidden).last_hidden_state)
+    expected = encoder.base.model.connector(hidden)
+    assert torch.equal(encoder._see(pictures).visual, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -234,11 +271,11 @@ def test_instructions():
         tokens[0].count_nonzero(),
         lengths[0] + 2,
     ]
-    encoder.prompts.KEPT = 4
+    encoder.prompts.read.KEPT = 4
     first = encoder.prompts(instructions("a"))[0]
     for text in "bcdefgh":
         encoder.prompts(instructions(text))
-    assert len(encoder.prompts._known) == 4
+    assert len(encoder.prompts.read._known) == 4
     assert torch.equal(encoder.prompts(instructions("a"))[0], first)
 
 

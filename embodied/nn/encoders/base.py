@@ -1,7 +1,7 @@
 """What an image encoder is to a policy, and the options that all of them share.
 
 Shape letters: B rows, C cameras, S side of the pictures in pixels, G tokens along a side,
-N = G*G tokens a view, F width of a visual token, Z width of the cognitive token.
+N = G*G tokens a view, F width of a visual token, Z width of the cognitive token, L text tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from embodied.core.errors import ConfigError, unknown_name
+from embodied.core.prompt import Prompt
 
 LEARN = ("full", "lora", "frozen")
 
@@ -78,6 +79,22 @@ class Encoder(nn.Module, abc.ABC):
           Visual tokens [B, C, N, F], rows of the grid first, and the cognitive token [B, Z]
           or None.
         """
+
+    def prompt(self) -> Prompt | None:
+        """Returns how the instruction becomes tokens; None for one that reads its bytes."""
+        return None
+
+    def encode(
+        self, images_f32: Tensor, tokens_BL: Tensor, lengths_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, of an encoder that has a `prompt`, for an instruction in tokens.
+
+        Args:
+          images_f32: [B, C, 3, S, S] in 0..1.
+          tokens_BL: Tokens, int64, padded at the end.
+          lengths_B: How many of them there are, int64.
+        """
+        raise TypeError(f"{type(self).__name__} reads no tokens")
 
 
 def module_digest(module: nn.Module) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,12 +63,15 @@ class _QwenVL(VisionLanguage):
         places = get_vision_position_ids(self.picture, vision.spatial_merge_size)
         self.register_buffer("places", places, persistent=False)
 
-    def _planned(self, pictures: int) -> dict[str, Tensor]:
-        """Returns the same of several pictures, by the names of the vision encoder."""
-        patches = len(self.places)
+    def _planned(self, pictures: int) -> dict[str, Any]:
+        """Returns the same of several pictures, by the names of the vision encoder.
+
+        Where the parts end that attend to themselves is an array of numpy: the vision encoder
+        makes a list of it, which it could not of a tensor while a graph is traced.
+        """
         return {
             "position_ids": self.places.repeat(pictures, 1),
-            "cu_seqlens": torch.arange(pictures + 1, dtype=torch.int32, device="cpu") * patches,
+            "cu_seqlens": np.arange(pictures + 1) * len(self.places),
         }
 
     def _patches(self, pictures: Tensor) -> Tensor:
@@ -123,16 +127,16 @@ class Qwen25VL(_QwenVL):
             self.picture, vision.spatial_merge_size, vision.window_size, vision.patch_size
         )
         self.register_buffer("window_order", order, persistent=False)
-        self.window_ends = ends[1:]
+        self.window_ends = ends[1:].numpy()
 
-    def _planned(self, pictures: int) -> dict[str, Tensor]:
+    def _planned(self, pictures: int) -> dict[str, Any]:
         planned = super()._planned(pictures)
         starts = planned["cu_seqlens"][:-1, None]
         ends = (starts + self.window_ends).flatten()
         first = torch.arange(pictures, device=self.window_order.device) * len(self.window_order)
         return planned | {
             "window_index": (first[:, None] + self.window_order).flatten(),
-            "cu_window_seqlens": torch.cat([ends.new_zeros(1), ends]),
+            "cu_window_seqlens": np.concatenate([[0], ends]),
         }
 
 
@@ -165,7 +169,7 @@ class Qwen3VL(_QwenVL):
         self.register_buffer("corners", corners, persistent=False)
         self.register_buffer("shares", shares, persistent=False)
 
-    def _planned(self, pictures: int) -> dict[str, Tensor]:
+    def _planned(self, pictures: int) -> dict[str, Any]:
         return super()._planned(pictures) | {
             "interp_indices": self.corners.repeat(pictures, 1),
             "interp_weights": self.shares.repeat(pictures, 1),

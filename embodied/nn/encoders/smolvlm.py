@@ -33,6 +33,7 @@ class SmolVLM(VisionLanguage):
     options_class = SmolVLMOptions
     MODEL_TYPES = ("smolvlm", "idefics3")
     EXAMPLE = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
+    places: Tensor
 
     def _grid(self, config: Any) -> int:
         vision, size = config.vision_config, self.options.image_size
@@ -43,7 +44,8 @@ class SmolVLM(VisionLanguage):
                 f"{vision.patch_size} px, {config.scale_factor} a side to a token) and at most "
                 f"{vision.image_size}, which the model was made for"
             )
-        self.patches = size // vision.patch_size
+        places = _places(vision.image_size // vision.patch_size, size // vision.patch_size)
+        self.register_buffer("places", places, persistent=False)
         return size // block
 
     @property
@@ -54,10 +56,25 @@ class SmolVLM(VisionLanguage):
     def _see(self, pictures: Tensor) -> Seen:
         model = self.base.model
         # get_image_features() takes a picture that is all zero once it is normalised, which a
-        # grey wall is, for padding and leaves it out. So its parts are called.
-        whole = pictures.new_ones(len(pictures), self.patches, self.patches, dtype=torch.bool)
-        pixels = self.normalize(pictures).to(self.dtype)
-        hidden = model.vision_model.embeddings(pixel_values=pixels, patch_attention_mask=whole)
+        # grey wall is, for padding and leaves it out. So its parts are called. Which patch is
+        # where it would find out for each picture, in a way that no graph of ONNX has.
+        embeddings = model.vision_model.embeddings
+        patches = embeddings.patch_embedding(self.normalize(pictures).to(self.dtype))
+        hidden = patches.flatten(2).transpose(1, 2) + embeddings.position_embedding(self.places)
         hidden = model.vision_model.encoder(inputs_embeds=hidden).last_hidden_state
         visual = model.connector(model.vision_model.post_layernorm(hidden))
         return Seen(visual, visual)
+
+
+def _places(learnt: int, patches: int) -> Tensor:
+    """Returns the position of each of `patches` x `patches`, row by row.
+
+    Args:
+      learnt: Positions along a side that the model has.
+      patches: Patches along a side of a picture, which are spread over them.
+    """
+    # In float32, since its rounding says where a patch between two positions goes.
+    start = torch.arange(patches, dtype=torch.float32) * (1.0 / torch.tensor(patches))
+    ends = torch.arange(1 / learnt, 1.0, 1 / learnt)
+    index = torch.bucketize(start.clamp(max=1.0 - 1e-6), ends, right=True)
+    return (index[:, None] * learnt + index).flatten()

@@ -11,7 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from embodied.core.errors import CheckpointError, ConfigError, SpecMismatch
+from embodied.core.errors import CheckpointError, ConfigError
+from embodied.core.prompt import Prompt, PromptReader, PromptRule
 from embodied.extras import named_extras
 
 QUESTION = "How should the robot move now to {instruction}?"
@@ -45,6 +46,20 @@ class ByteTokenizer:
         tokens = [self.OFFSET + byte for byte in text.encode()]
         return [1, *tokens] if add_special_tokens else tokens
 
+    def to_json(self) -> str:
+        """Returns a tokenizer of the `tokenizers` library that gives the same tokens."""
+        with named_extras():
+            from tokenizers import Tokenizer, models, processors
+        names = ["<pad>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+        words = {name: token for token, name in enumerate(names)}
+        # No character is a word, so each falls back to its bytes.
+        written = Tokenizer(models.BPE(vocab=words, merges=[], byte_fallback=True))
+        written.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 1)]
+        )
+        text: str = written.to_str()
+        return text
+
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Returns the tokenizer that lies beside a model's weights; runs no code of the folder.
@@ -77,17 +92,20 @@ class Prompts:
         have the special tokens that the tokenizer itself adds.
     """
 
-    KEPT = 4096
-    """Instructions whose tokens are kept."""
-
     def __init__(self, tokenizer: Tokenizer, limit: int, enclosed: bool) -> None:
-        self.tokenizer, self.limit, self.enclosed = tokenizer, limit, enclosed
-        if enclosed and (tokenizer.bos_token_id is None or tokenizer.eos_token_id is None):
-            raise CheckpointError(
-                "the tokenizer in encoder.weights names no bos_token or no eos_token; the "
-                "language model begins and ends its sequence with them"
-            )
-        self._known: dict[bytes, list[int]] = {}
+        self.tokenizer = tokenizer
+        first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+        before: tuple[int, ...] = ()
+        after: tuple[int, ...] = ()
+        if enclosed:
+            if first is None or last is None:
+                raise CheckpointError(
+                    "the tokenizer in encoder.weights names no bos_token or no eos_token; the "
+                    "language model begins and ends its sequence with them"
+                )
+            before, after = (first,), (last,)
+        rule = PromptRule(QUESTION, limit, special_tokens=not enclosed, before=before, after=after)
+        self.read = PromptReader(rule, self._encode)
 
     def __call__(self, instruction_u8: Tensor) -> tuple[Tensor, Tensor]:
         """Tokenises on the host, so a batch on a device costs one wait for that device.
@@ -101,45 +119,34 @@ class Prompts:
 
         Raises:
           SpecMismatch: If an instruction is not UTF-8.
-          ConfigError: If a question takes more than L tokens, or in an export.
+          ConfigError: If a question takes more than L tokens.
         """
-        if torch.compiler.is_exporting():
-            raise ConfigError(
-                "this policy reads its instruction through a tokenizer, which runs in Python and "
-                "can't be part of a graph: vision-language encoders are not exported yet. Serve "
-                "the checkpoint itself (`embodied serve RUN`), or export a policy whose trunk is "
-                "conv, entities, tiny or pretrained_conv"
-            )
-        rows = [self._tokens(row.tobytes().rstrip(b"\0")) for row in instruction_u8.cpu().numpy()]
-        lengths = torch.tensor([len(row) for row in rows])
-        tokens = torch.tensor([row + [0] * (self.limit - len(row)) for row in rows])
         device = instruction_u8.device
+        tokens, lengths = (torch.from_numpy(a) for a in self.read(instruction_u8.cpu().numpy()))
         return tokens.to(device, non_blocking=True), lengths.to(device, non_blocking=True)
 
-    def _tokens(self, instruction: bytes) -> list[int]:
-        if instruction not in self._known:
-            if len(self._known) >= self.KEPT:
-                del self._known[next(iter(self._known))]
-            self._known[instruction] = self._tokenise(instruction)
-        return self._known[instruction]
+    def prompt(self) -> Prompt:
+        """Returns the rule and the tokenizer as data."""
+        return Prompt(self.read.rule, lambda: tokenizer_json(self.tokenizer))
 
-    def _tokenise(self, instruction: bytes) -> list[int]:
-        try:
-            text = instruction.decode(errors="strict")
-        except UnicodeDecodeError as error:
-            raise SpecMismatch(
-                f"instruction_u8 is not UTF-8: {instruction!r} ({error.reason} at byte "
-                f"{error.start}); expected are zero-padded UTF-8 bytes, cut between characters"
-            ) from error
-        question = QUESTION.format(instruction=text.lower())
-        tokens = self.tokenizer.encode(question, add_special_tokens=not self.enclosed)
-        if self.enclosed:
-            first, last = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-            tokens = [first, *tokens, last]  # type: ignore[list-item]
-        if len(tokens) > self.limit:
-            raise ConfigError(
-                f"the instruction {text!r} takes {len(tokens)} tokens with its question, more "
-                f"than encoder.text_tokens={self.limit}. Instructions are never cut: set "
-                f"policy.config.encoder.text_tokens={len(tokens)} or more"
-            )
-        return tokens
+    def _encode(self, text: str, special: bool) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=special)
+
+
+def tokenizer_json(tokenizer: Tokenizer) -> str:
+    """Returns a tokenizer as text of the `tokenizers` library.
+
+    Raises:
+      ConfigError: If it is of a kind that this library does not have.
+    """
+    if isinstance(tokenizer, ByteTokenizer):
+        return tokenizer.to_json()
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ConfigError(
+            f"the tokenizer in encoder.weights ({type(tokenizer).__name__}) has no form in the "
+            "library tokenizers, which is what a bundle's controller has. Put a tokenizer.json "
+            "beside the weights, or serve the checkpoint itself: embodied serve RUN"
+        )
+    text: str = backend.to_str()
+    return text

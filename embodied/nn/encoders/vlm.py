@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from embodied.core.errors import ConfigError, unknown_name
+from embodied.core.prompt import Prompt
 from embodied.nn.encoders.base import Encoder, EncoderOptions
 from embodied.nn.encoders.pretrained import Pretrained, add_adapters, checkpoint_activations
 from embodied.nn.encoders.text import ByteTokenizer, Prompts, load_tokenizer
@@ -227,8 +228,15 @@ class VisionLanguage(Encoder):
           SpecMismatch: If an instruction is not UTF-8.
           ConfigError: If an instruction takes more than ``text_tokens`` tokens.
         """
+        return self.encode(images_f32, *self.prompts(instruction_u8))
+
+    def prompt(self) -> Prompt:
+        return self.prompts.prompt()
+
+    def encode(
+        self, images_f32: Tensor, tokens_BL: Tensor, lengths_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
         batch, cameras = images_f32.shape[:2]
-        tokens_BL, lengths_B = self.prompts(instruction_u8)
         with self.base.gradients():
             seen = self._see(images_f32.flatten(0, 1))
             cognitive_BZ = self._read(seen, tokens_BL, lengths_B)
