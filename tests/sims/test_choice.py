@@ -42,7 +42,7 @@ def test_a_choice_is_carried_out_to_its_end_and_decides():
         right = info["cue"] if chosen is None else chosen
         assert info["success"] == (right == info["cue"]) and reward == info["success"]
         assert info["failure_kind"] == ("" if info["success"] else "wrong_choice")
-        assert info["commit"] == env.task._colour_name(right)
+        assert info["commit"] == env.task.choice_name(right)
         assert steps <= env.horizon
         # Half a second each while held, at most: two looks at the cue, one or two at the gap.
         held_steps = np.diff(times[:-1])
