@@ -21,6 +21,7 @@ ENV_IDS = {
     "checklist_inspect": "MemoryBench/ChecklistInspect-v0",
     "shell_game_swap": "MemoryBench/ShellGameSwap-v0",
     "stale_fact": "MemoryBench/StaleFact-v0",
+    "key_trial": "MemoryBench/KeyTrial-v0",
     "lift": "MemoryBench/Lift-v0",
     "stack": "MemoryBench/Stack-v0",
     "recall/ballet_lite": "Recall/BalletLite-v0",

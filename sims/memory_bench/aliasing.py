@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embodied.core.rng import derive
-from embodied.core.task import EXECUTE, GAP
+from embodied.core.task import CUE, EXECUTE, GAP
 
 if TYPE_CHECKING:
     from sims.gym_env import MemoryBenchEnv
@@ -298,7 +298,8 @@ def _rollout(
             else:
                 action = expert.perturb(action)
         free_ticks += not task.held
-        if env.advance(action):
+        # Between the tries of a cue phase the cue still shows.
+        if env.advance(action) and task.phase != CUE:
             begin_leg()
     if len(targets) < several:
         return None

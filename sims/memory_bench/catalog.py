@@ -5,6 +5,7 @@ from __future__ import annotations
 from embodied.core.task import TaskInfo
 from sims.memory_bench.tasks import (
     checklist_inspect,
+    key_trial,
     lift,
     order_recall,
     pick_times,
@@ -29,6 +30,7 @@ TASKS: dict[str, TaskInfo] = {
         checklist_inspect.INFO,
         shell_game_swap.INFO,
         stale_fact.INFO,
+        key_trial.INFO,
         lift.INFO,
         stack.INFO,
     )

@@ -167,8 +167,12 @@ class Task:
         """Puts the scene at go into the emptied scene. Must not depend on the cue."""
         raise NotImplementedError
 
-    def cue_tick(self) -> bool:
-        """Runs after each tick of the cue phase; returns whether the phase is complete."""
+    def cue_tick(self) -> bool | str:
+        """Runs after each tick of the cue phase.
+
+        Returns:
+          Whether the phase is complete, or ``CUE`` to snap within it, where another try follows.
+        """
         return self.phase_tick >= self.cue_ticks
 
     def gap_tick(self) -> None:
@@ -354,8 +358,9 @@ class Task:
         self.tick += 1
         self.phase_tick += 1
         if self.phase == CUE:
-            if self.cue_tick() and not self.decided:
-                self._snap(GAP)
+            following = self.cue_tick()
+            if following and not self.decided:
+                self._snap(GAP if following is True else CUE)
                 return True
             if not self.cue_held and self.phase_tick >= self.cue_ticks and not self.decided:
                 self.fail("timeout")
