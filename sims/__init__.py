@@ -22,6 +22,8 @@ ENV_IDS = {
     "shell_game_swap": "MemoryBench/ShellGameSwap-v0",
     "stale_fact": "MemoryBench/StaleFact-v0",
     "key_trial": "MemoryBench/KeyTrial-v0",
+    "bind_shape_color": "MemoryBench/BindShapeColor-v0",
+    "odd_one_out": "MemoryBench/OddOneOut-v0",
     "lift": "MemoryBench/Lift-v0",
     "stack": "MemoryBench/Stack-v0",
     "recall/ballet_lite": "Recall/BalletLite-v0",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from embodied.core.task import TaskInfo
 from sims.memory_bench.tasks import (
+    bind_shape_color,
     checklist_inspect,
     key_trial,
     lift,
+    odd_one_out,
     order_recall,
     pick_times,
     put_block_back,
@@ -31,6 +33,8 @@ TASKS: dict[str, TaskInfo] = {
         shell_game_swap.INFO,
         stale_fact.INFO,
         key_trial.INFO,
+        bind_shape_color.INFO,
+        odd_one_out.INFO,
         lift.INFO,
         stack.INFO,
     )

@@ -148,15 +148,26 @@ def cylinder(name: str, radius_m: float, half_height_m: float) -> Part:
     )
 
 
-def screen(name: str, half_m: tuple[float, float, float]) -> Part:
-    """A paintable opaque box that touches nothing; its geom is ``<name>_geom``."""
+def solid(name: str, kind: str, size: tuple[float, ...]) -> Part:
+    """A paintable shape that touches nothing; its geom is ``<name>_geom``.
+
+    Args:
+      name: Name of the part.
+      kind: MJCF type of the geom: ``sphere``, ``cylinder`` or ``box``.
+      size: Its sizes as MJCF has them, in metres.
+    """
     return Part(
         name,
         "mocap",
-        _body_open(name, "mocap") + f'<geom name="{name}_geom" type="box" size="{_vec(half_m)}"'
+        _body_open(name, "mocap") + f'<geom name="{name}_geom" type="{kind}" size="{_vec(size)}"'
         f' group="1" material="matte" rgba="{_vec(NEUTRAL_RGB)} 1"'
         ' contype="0" conaffinity="0"/></body>',
     )
+
+
+def screen(name: str, half_m: tuple[float, float, float]) -> Part:
+    """A paintable opaque box that touches nothing; its geom is ``<name>_geom``."""
+    return solid(name, "box", half_m)
 
 
 def patch(name: str, half_m: float = 0.045, thickness_m: float = 0.001) -> Part:

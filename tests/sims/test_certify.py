@@ -18,7 +18,14 @@ NAMES = tuple(TASKS)
 LEVELS = [(task, level) for task in NAMES for level in TASKS[task].levels]
 NO_MEMORY = {n for n, info in TASKS.items() if not info.needs_memory(info.knobs("easy"))}
 
-COARSE = ("order_recall", "pick_times", "checklist_inspect", "key_trial")
+COARSE = (
+    "order_recall",
+    "pick_times",
+    "checklist_inspect",
+    "key_trial",
+    "bind_shape_color",
+    "odd_one_out",
+)
 """Tasks whose expert has been measured on 20 episodes a level or more, under ``fast`` alone. A
 finer measurement takes a name out."""
 

@@ -13,17 +13,13 @@ import numpy as np
 from embodied.core.task import TaskInfo
 from sims.memory_bench import distractors, levels
 from sims.memory_bench.abstract import Machine
-from sims.memory_bench.choice import ChoiceTask
+from sims.memory_bench.coloured import CUBE_HALF_M, MAX_COLOURS, ColourChoiceTask
 from sims.memory_bench.entities import Entity
-from sims.memory_bench.layout import draw_grid
 from sims.memory_bench.machines import cue_then_choice
-from sims.memory_bench.parts import PALETTE, TABLE_TOP_M, Part, cube
+from sims.memory_bench.parts import TABLE_TOP_M, Part, cube
 
-MAX_K = len(PALETTE)
-CUBE_HALF_M = 0.026
 _CUE_POS_M = np.array([0.02, 0.0, TABLE_TOP_M + CUBE_HALF_M])
 _SHOWCASE_POS_M = np.array([0.28, -0.32, TABLE_TOP_M + CUBE_HALF_M])
-_COLOURS = np.array(list(PALETTE.values()))
 
 
 INFO = TaskInfo(
@@ -38,7 +34,7 @@ INFO = TaskInfo(
 )
 
 
-class RememberColor(ChoiceTask):
+class RememberColor(ColourChoiceTask):
     """The cue picks among the episode's own K colours: at go the scene is the same for all."""
 
     info = INFO
@@ -48,42 +44,28 @@ class RememberColor(ChoiceTask):
         "which color was shown? touch that cube",
         "find the cube that matches the one shown before and touch it",
     )
-    half_height_m = CUBE_HALF_M
 
     def __init__(self, knobs: Mapping[str, Any]) -> None:
-        levels.check_whole(self.info.name, knobs, "K", 2, MAX_K)
-        super().__init__(knobs)
-        self.k = int(knobs["K"])
-        self._names = [f"cube{i}" for i in range(self.k)]
+        levels.check_whole(self.info.name, knobs, "K", 2, MAX_COLOURS)
+        super().__init__(knobs, int(knobs["K"]))
 
     @classmethod
     def machine(cls, knobs: Mapping[str, Any]) -> Machine:
         """A colour shown, then one choice of K."""
         return cue_then_choice(cls.info.name, int(knobs["K"]), ("show",), held=True)
 
-    @property
-    def candidates(self) -> Sequence[str]:
-        """The K cubes."""
-        return self._names
-
     def parts(self) -> Sequence[Part]:
-        """K candidates, the cue cube and two distractors that fly about in a busy gap."""
-        names = ("cue_cube", *self._names)
-        return [*(cube(n, CUBE_HALF_M) for n in names), *distractors.parts()]
+        """The cue cube, K candidates and two distractors that fly about in a busy gap."""
+        return [cube("cue_cube", CUBE_HALF_M), *self.choice_parts()]
 
     def entities(self) -> Sequence[Entity]:
-        """The cue cube, the candidates and the distractors."""
-        blocks = [Entity(n, "cube", n) for n in ("cue_cube", *self._names)]
-        return [*blocks, *distractors.entities()]
+        """The same."""
+        return [Entity("cue_cube", "cube", "cue_cube"), *self.choice_entities()]
 
     def draw(self, rng: np.random.Generator) -> dict[str, Any]:
-        """Colours, positions and yaws of the K candidates; the distractors' paths."""
-        xy = draw_grid(rng, self.k)
-        z = np.full((self.k, 1), TABLE_TOP_M + CUBE_HALF_M)
+        """The candidates, where the cue cube lies, the distractors' paths."""
         return {
-            "colours": rng.permutation(MAX_K)[: self.k],
-            "pos": np.hstack((xy, z)),
-            "yaw": rng.uniform(-np.pi / 4, np.pi / 4, self.k),
+            **self.draw_choice(rng),
             "cue_offset": np.append(rng.uniform(-0.03, 0.03, 2), 0.0),
             "cue_yaw": rng.uniform(-np.pi / 4, np.pi / 4),
             "paths": distractors.draw(rng),
@@ -91,7 +73,7 @@ class RememberColor(ChoiceTask):
 
     def _show_cue(self, pos: np.ndarray) -> None:
         self.scene.place("cue_cube", pos, self.plan["cue_yaw"])
-        self.scene.paint("cue_cube", _COLOURS[self.plan["colours"][self.cue]])
+        self.scene.paint("cue_cube", self.colour(self.cue))
 
     def setup_cue(self) -> None:
         """Shows the cue cube near the centre; there is nothing to do."""
@@ -105,12 +87,6 @@ class RememberColor(ChoiceTask):
 
     def setup_execute(self) -> None:
         """Puts the K candidates; nothing here depends on the cue."""
-        for i, name in enumerate(self._names):
-            self.scene.place(name, self.plan["pos"][i], self.plan["yaw"][i])
-            self.scene.paint(name, _COLOURS[self.plan["colours"][i]])
+        self.show_choice()
         if self.knobs.visible_cue:
             self._show_cue(_SHOWCASE_POS_M)
-
-    def choice_name(self, index: int) -> str:
-        """Returns a candidate's colour."""
-        return list(PALETTE)[self.plan["colours"][index]]
