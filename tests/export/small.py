@@ -112,7 +112,7 @@ MORE = {
     # 32 px cameras, so that pictures are resized in the graph.
     "memory_vla-tiny": (
         "memory_vla",
-        lambda: _seeing("tiny", {"image_size": 24, "width": 32, "heads": 2, "resize": True}),
+        lambda: _seeing("tiny", {"image_size": 16, "width": 32, "heads": 2, "resize": True}),
     ),
     "memory_vla-pretrained_conv": (
         "memory_vla",
