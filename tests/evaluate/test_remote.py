@@ -77,7 +77,7 @@ def test_a_server_of_ours_gives_the_rows_that_its_policy_gives_here(ours) -> Non
         assert loaded.policy.parameter_count() == 6
         # Every other field is equal: success, reward, bytes of memory, row.
         assert episodes(loaded.policy, seeds=SEEDS[:9]) == told(episodes(seeds=SEEDS[:9]))
-    assert len(ours.server.sessions) == 0
+    assert ours.forgets()
 
 
 def test_calls_are_counted_for_a_server_too(ours) -> None:
