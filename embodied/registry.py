@@ -84,6 +84,12 @@ def task_names(learned_by: str | None = None) -> list[str]:
     return [n for n in names if learned_by is None or task_info(n).learned_by == learned_by]
 
 
+def suite_tasks() -> list[str]:
+    """Returns the built-in tasks that an arm needs memory for, at its easiest: ``suite=all``."""
+    rows = [info for info in _builtin_tasks().values() if info.learned_by == IMITATION]
+    return [info.name for info in rows if info.needs_memory(next(iter(info.levels.values())))]
+
+
 def task_info(name: str) -> TaskInfo:
     """Returns a task's row.
 

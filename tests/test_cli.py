@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from embodied import registry
 from embodied.cli import main, overview
 from embodied.commands import VERBS, base
-from embodied.commands.compose import compose, config_root, groups_of
+from embodied.commands.compose import compose, config_root, groups_of, options
 from embodied.config import Raw, from_plain, known_paths, load_yaml
 from embodied.core.errors import ConfigError
+from embodied.core.task import IMITATION
 
 CLI = [sys.executable, "-m", "embodied.cli"]
 
@@ -152,8 +154,8 @@ def test_configs_hold_plain_values_that_fit_their_schema() -> None:
         if not command.config:
             continue
         groups = groups_of(command.config)
-        for group, options in groups.items():
-            for option in options:
+        for group, names in groups.items():
+            for option in names:
                 data, rest = compose(command.config, {group: Raw(option)})
                 assert rest == {}
                 data.setdefault("task", ["remember_color"])
@@ -194,9 +196,27 @@ def test_groups_and_values_compose() -> None:
     assert "optim.lr" in known_paths(command.options)
 
 
+def needs_memory(task: str) -> bool:
+    info = registry.task_info(task)
+    return info.ceiling(info.knobs("easy")) < 1
+
+
 def test_a_suite_fills_the_tasks() -> None:
     options = base.parse(base.load("train"), ["suite=memory_bench_3"], "train")
     assert options.task == ["reopen_drawer", "put_block_back", "rearrange_block"]
+    every = base.parse(base.load("train"), ["suite=all", "steps=3"], "train")
+    names = registry.task_names(IMITATION)
+    assert set(every.task) == {n for n in names if needs_memory(n)}
+    assert (len(every.task), every.steps) == (len(set(every.task)), 3)
+    with pytest.raises(ConfigError, match="give one of them"):
+        base.parse(base.load("train"), ["suite=all", "task=lift"], "train")
+
+
+@pytest.mark.parametrize("suite", options("suite"))
+def test_every_suite_names_tasks_that_are_there(suite: str) -> None:
+    config = base.parse(base.load("benchmark"), [f"suite={suite}"], "benchmark")
+    for task, level in config.settings():
+        assert registry.imitation_task(task).knobs(level)
 
 
 def test_flags_and_positions() -> None:

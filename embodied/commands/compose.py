@@ -6,7 +6,7 @@ Hydra merges defaults and chosen groups; single values are set afterwards by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,9 @@ def groups_of(config: str) -> dict[str, list[str]]:
 
 
 def options(group: str) -> list[str]:
-    """Returns the names of a group's YAML files."""
-    return sorted(path.stem for path in (config_root() / group).glob("*.yaml"))
+    """Returns the names of a group's options: its YAML files, and what is computed."""
+    files = (path.stem for path in (config_root() / group).glob("*.yaml"))
+    return sorted({*files, *COMPUTED.get(group, ())})
 
 
 def compose(config: str, overrides: Mapping[str, Raw]) -> tuple[dict[str, Any], dict[str, Raw]]:
@@ -57,10 +58,12 @@ def compose(config: str, overrides: Mapping[str, Raw]) -> tuple[dict[str, Any], 
       ConfigError: For an option that a group doesn't have; names the nearest one.
     """
     groups = groups_of(config)
-    chosen, names, values = {}, {}, {}
+    chosen, names, values, filled = {}, {}, {}, {}
     for key, value in overrides.items():
         if key not in groups:
             values[key] = value
+        elif value in COMPUTED.get(key, ()):
+            filled = COMPUTED[key][str(value)]()
         elif value in groups[key]:
             chosen[key] = str(value)
         elif value in _installed(key):
@@ -68,7 +71,7 @@ def compose(config: str, overrides: Mapping[str, Raw]) -> tuple[dict[str, Any], 
             names[key] = str(value)
         else:
             raise unknown_name(key, value, {*groups[key], *_installed(key)})
-    if "suite" in chosen and "task" in values:
+    if "suite" in overrides and "task" in values:
         raise ConfigError("suite= names the tasks, and so does task=; give one of them")
     with named_extras():
         from hydra import compose as hydra_compose
@@ -84,10 +87,20 @@ def compose(config: str, overrides: Mapping[str, Raw]) -> tuple[dict[str, Any], 
         raise ConfigError(f"configs/{config}.yaml: {' '.join(str(error).split())}") from error
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)
-    data: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    data: dict[str, Any] = {**{str(key): value for key, value in plain.items()}, **filled}
     for key, name in names.items():
         data[key] = {"name": name, "config": {}}
     return data, values
+
+
+def _every_task() -> dict[str, Any]:
+    from embodied import registry
+
+    return {"task": registry.suite_tasks()}
+
+
+COMPUTED: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {"suite": {"all": _every_task}}
+"""Group -> option -> the keys that it fills, for what no file could keep up with."""
 
 
 def _installed(group: str) -> list[str]:
