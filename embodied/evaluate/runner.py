@@ -199,7 +199,7 @@ class _Loop:
         weight = next(self.policy.parameters(), torch.empty(0))
         self.device = weight.device if device is None else torch.device(device)
         self.initial = self.policy.initial_state(self.batch, capacity)
-        self.state = self.initial
+        self.state = self.initial  # whose place may be written over where nobody intervenes
         self.state_bytes = state_nbytes(self.initial) // self.batch
 
     def episodes(self) -> Iterator[tuple[int, EpisodeResult]]:
@@ -317,9 +317,13 @@ class _Loop:
         obs = {key: self.upload(np.array(value)) for key, value in observation.items()}
         time_s, reset = time_s.to(self.device, non_blocking=True), self.upload(self.first & due)
         self.look_inside(obs, time_s, state, reset)
-        working, new = self.policy.observe(obs, time_s, state, reset)
-        written = self.upload(self.intervention.written(due))
-        self.state = {name: where_rows(written, new[name], state[name]) for name in new}
+        if self.intervention.kind == NONE and (due | ~self.live).all():
+            # No row keeps its memory: nothing of a large one is copied.
+            working, self.state = self.policy.observe_into(obs, time_s, state, reset)
+        else:
+            working, new = self.policy.observe(obs, time_s, state, reset)
+            written = self.upload(self.intervention.written(due))
+            self.state = {name: where_rows(written, new[name], state[name]) for name in new}
         if not acting.any():
             return np.zeros(0, np.float32)
         spec = self.spec  # rows that don't act get noise too, of which nothing comes
