@@ -24,6 +24,7 @@ ENV_IDS = {
     "key_trial": "MemoryBench/KeyTrial-v0",
     "bind_shape_color": "MemoryBench/BindShapeColor-v0",
     "odd_one_out": "MemoryBench/OddOneOut-v0",
+    "blink_count": "MemoryBench/BlinkCount-v0",
     "lift": "MemoryBench/Lift-v0",
     "stack": "MemoryBench/Stack-v0",
     "recall/ballet_lite": "Recall/BalletLite-v0",

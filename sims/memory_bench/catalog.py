@@ -5,6 +5,7 @@ from __future__ import annotations
 from embodied.core.task import TaskInfo
 from sims.memory_bench.tasks import (
     bind_shape_color,
+    blink_count,
     checklist_inspect,
     key_trial,
     lift,
@@ -35,6 +36,7 @@ TASKS: dict[str, TaskInfo] = {
         key_trial.INFO,
         bind_shape_color.INFO,
         odd_one_out.INFO,
+        blink_count.INFO,
         lift.INFO,
         stack.INFO,
     )

@@ -25,6 +25,7 @@ COARSE = (
     "key_trial",
     "bind_shape_color",
     "odd_one_out",
+    "blink_count",
 )
 """Tasks whose expert has been measured on 20 episodes a level or more, under ``fast`` alone. A
 finer measurement takes a name out."""
