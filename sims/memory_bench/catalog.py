@@ -19,6 +19,7 @@ from sims.memory_bench.tasks import (
     shell_game_swap,
     stack,
     stale_fact,
+    stop_at_nth_pass,
 )
 
 TASKS: dict[str, TaskInfo] = {
@@ -37,6 +38,7 @@ TASKS: dict[str, TaskInfo] = {
         bind_shape_color.INFO,
         odd_one_out.INFO,
         blink_count.INFO,
+        stop_at_nth_pass.INFO,
         lift.INFO,
         stack.INFO,
     )

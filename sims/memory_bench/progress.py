@@ -36,6 +36,11 @@ class ProgressTask(Task):
         """Number of choices that this episode's success takes."""
         raise NotImplementedError
 
+    @property
+    def most_choices(self) -> int:
+        """Number of choices that an episode may hold, those after success was missed included."""
+        return self.n_choices
+
     def choice_vars(self) -> dict[str, Any]:
         """Returns the variables that every gate puts back, at their initial values."""
         return {}
@@ -72,7 +77,7 @@ class ProgressTask(Task):
         if self.pauses:
             low, high = self.gap_range_ticks
             rng = derive(seed, self.info.name, "pauses")
-            self._pauses = rng.integers(low, high + 1, self.n_choices)
+            self._pauses = rng.integers(low, high + 1, self.most_choices)
 
     def _snap(self, phase: str) -> None:
         self.vars.update(self.choice_vars())

@@ -26,6 +26,7 @@ COARSE = (
     "bind_shape_color",
     "odd_one_out",
     "blink_count",
+    "stop_at_nth_pass",
 )
 """Tasks whose expert has been measured on 20 episodes a level or more, under ``fast`` alone. A
 finer measurement takes a name out."""

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from embodied.core.errors import ConfigError
-from embodied.core.task import EXECUTE, GAP, TaskInfo
-from sims.memory_bench import distractors, levels
+from embodied.core.task import TaskInfo
+from sims.memory_bench import counted, distractors, levels
 from sims.memory_bench.abstract import FAILURE, SUCCESS, Machine
+from sims.memory_bench.counted import CountedTask
 from sims.memory_bench.entities import Entity
 from sims.memory_bench.machines import uniform
 from sims.memory_bench.manipulation import (
@@ -26,37 +26,24 @@ from sims.memory_bench.manipulation import (
     CENTRE_RGB,
     NEXT,
     PATCH_RGB,
-    SHOWN_RGB,
     Blocks,
     draw_ring,
     nearness,
 )
-from sims.memory_bench.parts import TABLE_TOP_M, Part, ball, box, patch
-from sims.memory_bench.progress import ProgressTask
+from sims.memory_bench.parts import TABLE_TOP_M, Part, box, patch
 from sims.memory_bench.task import Waypoint
 
-MOST_TIMES = 6
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 CUBE, DISH, FEEDER = "cube", "dish", "feeder"
 
 _CUBE_Z_M = TABLE_TOP_M + BLOCK_HALF_M[2]
-_TALLY_X_M, _TALLY_Y_M, _TALLY_STEP_M = 0.27, -0.18, 0.06
-
-
-def _times(knobs: Mapping[str, Any]) -> range:
-    """Returns the numbers of times that an instruction may ask for."""
-    return range(int(knobs["n_min"]), int(knobs["n_max"]) + 1)
 
 
 def _ceiling(knobs: Mapping[str, Any]) -> float:
     if knobs["visible_cue"]:
         return 1.0
-    each = [1 / (n + 1) * (n / (n + 1)) ** n for n in _times(knobs)]
+    each = [1 / (n + 1) * (n / (n + 1)) ** n for n in counted.numbers(knobs)]
     return sum(each) / len(each)
-
-
-def _cues(knobs: Mapping[str, Any]) -> int:
-    return len(_times(knobs))
 
 
 def _horizon_s(knobs: Mapping[str, Any]) -> float:
@@ -82,13 +69,13 @@ INFO = TaskInfo(
         execute_s=12.0,
     ),
     ceiling=_ceiling,
-    cues=_cues,
+    cues=counted.cues,
     horizon_s=_horizon_s,
     progress=True,
 )
 
 
-class PickTimes(ProgressTask, Blocks):
+class PickTimes(CountedTask, Blocks):
     """The cue is how many times; the instruction tells it. To remember is how many were done."""
 
     info = INFO
@@ -98,22 +85,7 @@ class PickTimes(ProgressTask, Blocks):
         "bring the cube to the dish {times}; after that, hit the button",
         "place the cube on the dish {times} in all and finish with the button",
     )
-    phases = (EXECUTE, GAP)
-    pauses = True
     block_names = (CUBE,)
-
-    def __init__(self, knobs: Mapping[str, Any]) -> None:
-        levels.check_whole(self.info.name, knobs, "n_min", 1, MOST_TIMES)
-        levels.check_whole(self.info.name, knobs, "n_max", 1, MOST_TIMES)
-        if knobs["n_min"] > knobs["n_max"]:
-            raise ConfigError(
-                f"knobs of pick_times: expected n_min <= n_max, got {knobs['n_min']} and "
-                f"{knobs['n_max']}"
-            )
-        super().__init__(knobs)
-        # The reactive twin's tally of what was done; elsewhere it isn't even built.
-        count = int(knobs["n_max"]) if knobs["visible_cue"] else 0
-        self._tally = [f"tally{i}" for i in range(count)]
 
     @classmethod
     def machine(cls, knobs: Mapping[str, Any]) -> Machine:
@@ -127,17 +99,12 @@ class PickTimes(ProgressTask, Blocks):
 
         return Machine(
             cls.info.name,
-            uniform([(n, 0) for n in _times(knobs)]),
+            uniform([(n, 0) for n in counted.numbers(knobs)]),
             lambda state: state[0],
             lambda seen: ("place", "stop"),
             step,
             cue_of=lambda state: state[1],
         )
-
-    @property
-    def times(self) -> int:
-        """How many times the cube has to be placed."""
-        return int(self.knobs.n_min) + self.cue
 
     @property
     def n_choices(self) -> int:
@@ -157,7 +124,7 @@ class PickTimes(ProgressTask, Blocks):
             patch(FEEDER, half_m=0.04),
             patch(DISH, half_m=0.055),
             box(CUBE, BLOCK_HALF_M, "free"),
-            *(ball(name) for name in self._tally),
+            *self.tally_parts(),
             *self.common_parts(),
         ]
 
@@ -167,7 +134,7 @@ class PickTimes(ProgressTask, Blocks):
             Entity(CUBE, "cube", CUBE),
             Entity(DISH, "patch", DISH),
             Entity(FEEDER, "marker", FEEDER),
-            *(Entity(name, "marker", name) for name in self._tally),
+            *self.tally_entities(),
             *self.common_entities(),
         ]
 
@@ -198,10 +165,7 @@ class PickTimes(ProgressTask, Blocks):
         scene = self.scene
         scene.place(CUBE, (*self.plan["cube"], _CUBE_Z_M), self.plan["yaw"])
         scene.paint(CUBE, BLOCK_RGB)
-        for i, name in enumerate(self._tally[: self.vars["done"]]):
-            y = _TALLY_Y_M + _TALLY_STEP_M * i
-            scene.place(name, (_TALLY_X_M, y, TABLE_TOP_M + 0.02))
-            scene.paint(name, SHOWN_RGB)
+        self.show_tally()
 
     def _show(self) -> None:
         self.place_button()
