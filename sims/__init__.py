@@ -26,6 +26,7 @@ ENV_IDS = {
     "odd_one_out": "MemoryBench/OddOneOut-v0",
     "blink_count": "MemoryBench/BlinkCount-v0",
     "stop_at_nth_pass": "MemoryBench/StopAtNthPass-v0",
+    "insert_as_shown": "MemoryBench/InsertAsShown-v0",
     "lift": "MemoryBench/Lift-v0",
     "stack": "MemoryBench/Stack-v0",
     "recall/ballet_lite": "Recall/BalletLite-v0",

@@ -7,6 +7,7 @@ from sims.memory_bench.tasks import (
     bind_shape_color,
     blink_count,
     checklist_inspect,
+    insert_as_shown,
     key_trial,
     lift,
     odd_one_out,
@@ -39,6 +40,7 @@ TASKS: dict[str, TaskInfo] = {
         odd_one_out.INFO,
         blink_count.INFO,
         stop_at_nth_pass.INFO,
+        insert_as_shown.INFO,
         lift.INFO,
         stack.INFO,
     )

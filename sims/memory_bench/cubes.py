@@ -17,9 +17,9 @@ from embodied.core.task import EXECUTE
 from sims.memory_bench.abstract import Machine
 from sims.memory_bench.entities import Entity
 from sims.memory_bench.machines import no_memory_needed
-from sims.memory_bench.manipulation import CARRY, LEAVE, REACH, SAFE_Z_M, GraspSensor
+from sims.memory_bench.manipulation import GraspSensor
 from sims.memory_bench.parts import TABLE_TOP_M, Part, box
-from sims.memory_bench.task import CLOSE, OPEN, Task, Waypoint
+from sims.memory_bench.task import Task
 
 LIFTED_M = 0.04
 """A cube whose centre is so high above the table is lifted. Source: robosuite 1.5.2, Lift and
@@ -35,7 +35,7 @@ LEAST_HALF_M, MOST_HALF_M = 0.015, 0.03
 DENSITY_KG_M3 = 1000.0
 """Source: robosuite's default."""
 
-_SHIFTED_M, _LOST_M, _FALLEN_M = 0.012, 0.05, 0.05
+_FALLEN_M = 0.05
 _TRIES = 1000
 
 
@@ -166,26 +166,3 @@ class CubeTask(Task):
         # At yaw 0 the fingers open along y.
         nearness = [abs(np.dot((-math.sin(a), math.cos(a)), towards)) for a in (yaw, other)]
         return yaw if nearness[0] <= nearness[1] else other
-
-    def pick_path(self, name: str, yaw_rad: float) -> list[Waypoint]:
-        """From wherever the hand is: take a cube and raise it."""
-        x, y, z = self.scene.pos(name)
-        here = self.scene.eef_pos()
-        up = (float(here[0]), float(here[1]), SAFE_Z_M)
-        low = self.strayed((x, y), SAFE_Z_M, 0.03)
-        return [
-            *([Waypoint(up, yaw_rad, OPEN, 0.03, keyframe=False, stage=LEAVE)] if low else []),
-            Waypoint((x, y, SAFE_Z_M), yaw_rad, OPEN, 0.02, speed=0.5, stage=REACH),
-            Waypoint((x, y, z), yaw_rad, CLOSE, 0.01, dwell_ticks=8, speed=0.38, stage=REACH),
-            Waypoint((x, y, SAFE_Z_M), yaw_rad, tol_m=0.03, stage=CARRY),
-        ]
-
-    def pick_failed(self, name: str, stage: int, goal_world_m: np.ndarray) -> bool:
-        """Returns whether a path of `pick_path` no longer fits: cube pushed away or lost, or the
-        hand led astray.
-        """
-        pos = self.scene.pos(name)
-        if stage == REACH:
-            shifted = np.abs(pos[:2] - goal_world_m[:2]).max() > _SHIFTED_M
-            return bool(shifted or self.strayed(goal_world_m[:2], SAFE_Z_M))
-        return stage == CARRY and bool(np.linalg.norm(pos - self.scene.eef_pos()) > _LOST_M)

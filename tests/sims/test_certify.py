@@ -27,6 +27,7 @@ COARSE = (
     "odd_one_out",
     "blink_count",
     "stop_at_nth_pass",
+    "insert_as_shown",
 )
 """Tasks whose expert has been measured on 20 episodes a level or more, under ``fast`` alone. A
 finer measurement takes a name out."""

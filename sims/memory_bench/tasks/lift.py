@@ -15,6 +15,7 @@ from embodied.core.task import TaskInfo
 from sims.memory_bench import cubes
 from sims.memory_bench.manipulation import nearness
 from sims.memory_bench.parts import PALETTE, TABLE_TOP_M
+from sims.memory_bench.picking import pick_failed, pick_path
 from sims.memory_bench.task import Waypoint
 
 CUBE = "cube"
@@ -72,8 +73,8 @@ class Lift(cubes.CubeTask):
 
     def waypoints(self) -> Sequence[Waypoint]:
         """Above, down, close, up."""
-        return self.pick_path(CUBE, self.grip_yaw(CUBE))
+        return pick_path(self, CUBE, self.grip_yaw(CUBE))
 
     def replan(self, stage: int, goal_world_m: np.ndarray) -> Sequence[Waypoint] | None:
         """Starts anew when the cube was pushed away or lost, or the hand was led astray."""
-        return self.waypoints() if self.pick_failed(CUBE, stage, goal_world_m) else None
+        return self.waypoints() if pick_failed(self, CUBE, stage, goal_world_m) else None

@@ -16,6 +16,7 @@ from embodied.core.task import TaskInfo
 from sims.memory_bench import cubes
 from sims.memory_bench.manipulation import CARRY, NEXT, RELEASE_TICKS, SAFE_Z_M, nearness
 from sims.memory_bench.parts import PALETTE
+from sims.memory_bench.picking import pick_failed, pick_path
 from sims.memory_bench.task import OPEN, Waypoint
 
 TOP, BASE = "red_cube", "green_cube"
@@ -97,7 +98,7 @@ class Stack(cubes.CubeTask):
         x, y, z = self._place()
         yaw = self.grip_yaw(TOP, beside_xy=(x, y))
         return [
-            *self.pick_path(TOP, yaw),
+            *pick_path(self, TOP, yaw),
             Waypoint((x, y, SAFE_Z_M), yaw, tol_m=0.02, stage=CARRY),
             Waypoint((x, y, z + 0.003), yaw, OPEN, 0.014, 6, speed=0.25, stage=CARRY),
             Waypoint((x, y, SAFE_Z_M), yaw, tol_m=0.04, keyframe=False, stage=NEXT),
@@ -105,5 +106,5 @@ class Stack(cubes.CubeTask):
 
     def replan(self, stage: int, goal_world_m: np.ndarray) -> Sequence[Waypoint] | None:
         """Starts anew when a cube was pushed away, lost or fell off, or the hand was led astray."""
-        failed = self.pick_failed(TOP, stage, goal_world_m)
+        failed = pick_failed(self, TOP, stage, goal_world_m)
         return self.waypoints() if failed or (stage == NEXT and not self._touching()) else None
