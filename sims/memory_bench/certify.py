@@ -9,6 +9,8 @@ For each level of a task:
    Part of 8: the same after everything was corrupted just before each gate.
 2. *Ceiling.* The best success without memory, by exact dynamic programming on the abstract
    machine; beside it, what a policy could reach that reads a clock running since the reset.
+4. *Minimal window.* What the first frame, the last N ticks, or both would suffice for; see
+   :mod:`sims.memory_bench.windows`.
 5. *Privileged ceiling.* The expert's success, which separates execution from memory.
 9. *Reactive twin.* With the cue left in sight the observations at go tell the cues apart, the
    ceiling is 1 and the expert does as well.
@@ -35,7 +37,7 @@ from embodied.core.errors import unknown_name
 from embodied.core.files import write_atomic
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import CUE, EXECUTE, TaskInfo
-from sims.memory_bench import aliasing
+from sims.memory_bench import aliasing, windows
 from sims.memory_bench.abstract import best_memoryless, search_memoryless, with_clock
 from sims.memory_bench.aliasing import AllModes, Progress
 from sims.memory_bench.machines import machine_of, task_class
@@ -52,13 +54,19 @@ ALIASING_SEED_START = EVAL_SEED_START + 900_000_000
 EXPERT_SEED_START = EVAL_SEED_START + 950_000_000
 """Seeds far from any that data, validation or evaluation use."""
 
+_WINDOW_SEEDS = 2  # what happens differs by cue and by draw, hardly by seed
+
+ALIASING, WINDOW, EXPERT, REACTIVE = PARTS = ("aliasing", "window", "expert", "reactive")
+"""What there is to compute beside the ceiling; the gates (8) are checked with the aliasing."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
     """How much to compute.
 
     Attributes:
-      pair_seeds: Seeds for which every pair of cues is compared.
+      parts: Which of `PARTS`.
+      pair_seeds: Seeds for which every pair of cues is compared; at most two for windows.
       expert_episodes: Episodes of the clean expert, for each control.
       noisy_episodes: Episodes of the noisy expert, under ``fast`` only.
       reactive_episodes: Episodes of the expert in the reactive twin.
@@ -66,12 +74,18 @@ class Effort:
       image_size: Side of the compared pictures in pixels.
     """
 
+    parts: Sequence[str] = PARTS
     pair_seeds: int = 3
     expert_episodes: int = 200
     noisy_episodes: int = 200
     reactive_episodes: int = 50
     controls: Sequence[str] = ("fast",)
     image_size: int = 64
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            if part not in PARTS:
+                raise unknown_name("part of a certificate", part, PARTS)
 
 
 QUICK = Effort(pair_seeds=1, expert_episodes=10, noisy_episodes=0, reactive_episodes=5)
@@ -91,10 +105,11 @@ def certify(
       progress: Called now and then; see :data:`Progress`.
 
     Returns:
-      JSON-ready data: ``knobs``, ``mjcf_sha256``, ``aliasing``, ``gate``, ``ceiling``,
-      ``expert``, ``reactive`` and ``holds`` (whether every exact part holds). Measured parts
-      are keyed by control. For a task that needs no memory also ``needs_memory`` False, and
-      ``aliasing``, ``gate`` and ``reactive`` are empty.
+      JSON-ready data: ``knobs``, ``mjcf_sha256``, ``aliasing``, ``gate``, ``window``,
+      ``ceiling``, ``expert``, ``reactive`` and ``holds`` (whether every exact part is there and
+      holds). Measured parts are keyed by control; those that `effort` leaves out are empty. For
+      a task that needs no memory also ``needs_memory`` False, and ``aliasing``, ``gate``,
+      ``window`` and ``reactive`` are empty.
 
     Raises:
       ConfigError: For an unknown task or level.
@@ -108,26 +123,31 @@ def certify(
         "ceiling": ceiling(info, knobs),
         "aliasing": {},
         "gate": {},
+        "window": {},
         "expert": {},
         "reactive": {},
     }
     needs_memory = info.needs_memory(knobs)
     if not needs_memory:
         result["needs_memory"] = False
+    parts = set(effort.parts) if needs_memory else set(effort.parts) & {EXPERT}
+    seeds = [ALIASING_SEED_START + i for i in range(effort.pair_seeds)]
     for control in effort.controls:
-        if needs_memory:
+        if ALIASING in parts:
             env = _make(info, level, control, "rgbd", effort.image_size)
-            seeds = [ALIASING_SEED_START + i for i in range(effort.pair_seeds)]
             result["aliasing"][control] = aliasing.compare(env, seeds, report)
             result["gate"][control] = aliasing.corrupt_before_gates(env, seeds)
             env.close()
         env = _make(info, level, control, "state", effort.image_size)
         result["mjcf_sha256"][control] = env.mjcf_sha256
-        result["expert"][control] = expert_success(env, effort.expert_episodes, 0.0, report)
-        if control == "fast" and effort.noisy_episodes:
+        if WINDOW in parts:
+            result["window"][control] = windows.measure(env, seeds[:_WINDOW_SEEDS], report)
+        if EXPERT in parts:
+            result["expert"][control] = expert_success(env, effort.expert_episodes, 0.0, report)
+        if EXPERT in parts and control == "fast" and effort.noisy_episodes:
             result["expert"]["fast_noisy"] = expert_success(env, effort.noisy_episodes, 1.0, report)
         env.close()
-        if needs_memory:
+        if REACTIVE in parts:
             result["reactive"][control] = reactive(info, level, control, effort, report)
     result["holds"] = _holds(result)
     return result
@@ -168,12 +188,17 @@ def certify_task(
 
 
 def _merge(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    """Adds the old parts of other controls to a level's new result."""
+    """Adds the old parts, of other controls and those left out, to a level's new result.
+
+    Nothing old is kept where the knobs or the simulated model have changed since.
+    """
     if old is None or old["knobs"] != new["knobs"]:
         return new
+    if any(old["mjcf_sha256"].get(c, sha) != sha for c, sha in new["mjcf_sha256"].items()):
+        return new
     merged = dict(new)
-    for part in ("mjcf_sha256", "aliasing", "gate", "expert", "reactive"):
-        merged[part] = {**old[part], **new[part]}
+    for part in ("mjcf_sha256", "aliasing", "gate", "window", "expert", "reactive"):
+        merged[part] = {**old.get(part, {}), **new[part]}
     merged["holds"] = _holds(merged)
     return merged
 
@@ -181,8 +206,10 @@ def _merge(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]
 def _holds(level: Mapping[str, Any]) -> bool:
     if not level.get("needs_memory", True):
         return bool(level["ceiling"]["exact"] and level["ceiling"]["c_star"] == 1.0)
-    exact = [part for name in ("aliasing", "gate", "reactive") for part in level[name].values()]
-    return bool(level["ceiling"]["exact"]) and all(part["holds"] for part in exact)
+    exact = [list(level[name].values()) for name in ("aliasing", "gate", "reactive")]
+    return bool(level["ceiling"]["exact"]) and all(
+        parts and all(part["holds"] for part in parts) for parts in exact
+    )
 
 
 def load(task: str, folder: pathlib.Path | str = FOLDER) -> dict[str, Any] | None:

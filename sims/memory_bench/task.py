@@ -91,6 +91,8 @@ class Task:
       phases: The phases that an episode runs through.
       cue_held: Whether the arm is held during the cue phase.
       hidden_vars: Names in `vars` that may differ between cues at go (certificate 1).
+      later_plan: Names in `plan` of what the first frame doesn't show: what happens later in the
+        cue phase (certificate 4 varies it).
       plan: What :meth:`draw` drew from the seed.
       vars: Mutable episode variables, saved with the state.
     """
@@ -100,6 +102,7 @@ class Task:
     phases: ClassVar[tuple[str, ...]] = PHASES
     cue_held: ClassVar[bool] = True
     hidden_vars: ClassVar[tuple[str, ...]] = ()
+    later_plan: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, knobs: Mapping[str, Any]) -> None:
         self.knobs = types.SimpleNamespace(**knobs)
@@ -284,6 +287,16 @@ class Task:
             )
         self._begin(int(seed), balanced_cue(self.info.name, seed, self.n_cues, cue))
         self.vars.update(self.start_vars())
+        self._snap(self.phases[0])
+
+    def restart_otherwise(self, index: int) -> None:
+        """Starts the episode of the last reset again, with its `later_plan` drawn anew.
+
+        Args:
+          index: Which draw.
+        """
+        drawn = self.draw(derive(self.seed, self.info.name, "later", index))
+        self.plan |= {name: drawn[name] for name in self.later_plan}
         self._snap(self.phases[0])
 
     def _begin(self, seed: int, cue: int) -> None:

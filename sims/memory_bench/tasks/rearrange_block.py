@@ -135,6 +135,7 @@ class RearrangeBlock(BlockTask):
     """The cue is the patch whose block is never moved; at go, block i stands on patch i."""
 
     info = INFO
+    later_plan = ("history",)
     instructions = (
         "move each marked block to the empty patch, press the button, then move the block that "
         "was never moved to the centre",

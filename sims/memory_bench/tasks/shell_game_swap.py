@@ -79,6 +79,7 @@ class ShellGameSwap(ChoiceTask):
     """The cue is the place where the ball ends; where it starts follows from the swaps."""
 
     info = INFO
+    later_plan = ("swaps",)
     instructions = (
         "touch the cup that has the ball under it",
         "keep track of the hidden ball and touch the cup above it",

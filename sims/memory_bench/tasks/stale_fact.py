@@ -84,6 +84,7 @@ class StaleFact(ChoiceTask):
     """The cue is the bin that holds the ball last."""
 
     info = INFO
+    later_plan = ("steps", "decoy_bins", "of_decoy")
     instructions = (
         "get the bright ball: touch the bin it is in now",
         "find out where the bright ball was put last and touch that bin",
