@@ -14,6 +14,7 @@ import importlib
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,6 +111,22 @@ def task_info(name: str) -> TaskInfo:
             f"named {name!r}, got {getattr(info, 'name', type(info).__name__)!r}; mend the package"
         )
     return info
+
+
+def task_words(name: str) -> tuple[str, tuple[str, ...]]:
+    """Returns what a task is in its own words: the text of its module, and its instructions.
+
+    Raises:
+      ConfigError: For an unknown name.
+    """
+    info = task_info(name)
+    if name in _builtin_tasks():
+        neighbour("sims")
+    module, _, attribute = info.entry.partition(":")
+    with named_extras():
+        loaded = importlib.import_module(module)
+    instructions = getattr(getattr(loaded, attribute), "instructions", ())
+    return inspect.cleandoc(loaded.__doc__ or ""), tuple(instructions)
 
 
 def imitation_task(name: str) -> TaskInfo:

@@ -26,10 +26,10 @@ from embodied.core.files import read_json, write_atomic, write_json  # noqa: E40
 from embodied.evaluate import provenance  # noqa: E402
 from embodied.evaluate.api import EPISODES, RESULTS, evaluate  # noqa: E402
 from embodied.evaluate.executors.config import ExecutorConfig  # noqa: E402
-from embodied.evaluate.report import interval, percent  # noqa: E402
 from embodied.evaluate.results import read_episodes  # noqa: E402
 from embodied.evaluate.stats import mcnemar, wilson  # noqa: E402
 from embodied.export.bundle import export  # noqa: E402
+from embodied.report.text import interval, percent  # noqa: E402
 from embodied.serve.bundle import PARITY  # noqa: E402
 
 CHECKPOINT, BUNDLE, SMALL = "checkpoint", "bundle", "8 bits"

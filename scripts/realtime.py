@@ -25,9 +25,9 @@ from embodied.core.files import write_atomic, write_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.deploy.robot import read_robot
 from embodied.evaluate import provenance
-from embodied.evaluate.report import interval, percent
 from embodied.evaluate.results import NONE, read_episodes
 from embodied.evaluate.stats import mcnemar
+from embodied.report.text import interval, percent
 from embodied.serve.bundle import read_bundle
 
 TITLES = {

@@ -52,6 +52,7 @@ def test_contents(wheel: Path) -> None:
     assert not {"tests", "scripts", "configs", "results"} & tops
     assert "embodied/py.typed" in names
     assert "embodied/known_good.txt" in names
+    assert {"embodied/report/style.css", "embodied/report/page.js"} <= names
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert f"embodied/configs/{path.relative_to(ROOT / 'configs')}" in names
     for path in (ROOT / "sims").rglob("*"):

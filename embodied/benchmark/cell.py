@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from embodied.config import load_yaml
 from embodied.core.errors import EmbodiedError
-from embodied.evaluate.api import RESULTS
+from embodied.evaluate.results import RESULTS
 from embodied.train.checkpoint import checkpoints
 
 LAST_LINES = 3
@@ -24,7 +24,7 @@ LAST_LINES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A training run and one evaluation of it.
+    """A training run, one evaluation of it, and episodes to look into.
 
     Attributes:
       name: For messages and the log's name.
@@ -33,6 +33,8 @@ class Cell:
       log: File that all output goes to.
       training: Words of ``embodied train`` but for ``out=``.
       evaluating: Words of ``embodied evaluate`` but for the run and ``out=``.
+      looks: Directory of the evaluation that explains its episodes.
+      looking: Words for that one; none where nothing is asked for.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Cell:
     log: Path
     training: tuple[str, ...]
     evaluating: tuple[str, ...]
+    looks: Path
+    looking: tuple[str, ...] = ()
 
     @property
     def trained(self) -> bool:
@@ -54,7 +58,7 @@ class Cell:
         return (self.results / RESULTS).exists()
 
     def work(self) -> None:
-        """Trains and evaluates what is not trained and evaluated yet.
+        """Trains, evaluates and looks into what it isn't done for yet.
 
         Raises:
           EmbodiedError: If a command fails, with the end of its output and the log's name.
@@ -64,6 +68,8 @@ class Cell:
             self.call("train", *(("--resume",) if begun else self.training), f"out={self.run}")
         if not self.evaluated:
             self.call("evaluate", str(self.run), *self.evaluating, f"out={self.results}")
+        if self.looking and not (self.looks / RESULTS).exists():
+            self.call("evaluate", str(self.run), *self.looking, f"out={self.looks}")
 
     def call(self, *words: str) -> None:
         """Runs ``embodied WORDS``."""

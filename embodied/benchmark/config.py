@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from embodied.core.errors import ConfigError
+from embodied.core.errors import ConfigError, unknown_name
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import paired_levels
+
+REPORTS = MARKDOWN, HTML = ("md", "html")
 
 
 @dataclasses.dataclass
@@ -30,6 +32,8 @@ class BenchmarkConfig:
       train: Further words of ``embodied train``, for example ``[preset=state,steps=2000]``.
       train_of: The same for single memories: ``train_of.gru=[memory.config.width=128]``.
       evaluate: Further words of ``embodied evaluate``.
+      report: ``"md"`` for the table, or ``"html"`` for a page as well, for which an episode of each
+        task and memory (of the first training seed) is looked into.
       jobs: Runs side by side, a thread each.
       out: Directory; one that is there already is carried on, with more memories or seeds if
         asked for.
@@ -52,6 +56,7 @@ class BenchmarkConfig:
     train: list[str] = dataclasses.field(default_factory=list)
     train_of: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     evaluate: list[str] = dataclasses.field(default_factory=list)
+    report: str = MARKDOWN
     jobs: int = 1
     out: str = ""
 
@@ -59,6 +64,8 @@ class BenchmarkConfig:
         if not self.task:
             raise ConfigError("no tasks: name some by suite=NAME or task=[A,B]")
         paired_levels(self.task, self.level, self.levels)
+        if self.report not in REPORTS:
+            raise unknown_name("report", self.report, REPORTS)
         for name in ("memory", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):

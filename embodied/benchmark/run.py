@@ -1,7 +1,7 @@
 """Makes a benchmark: data, runs, evaluations, and the table of what is done.
 
 The directory holds ``benchmark.json`` (what was asked for), ``cells/<memory>-s<seed>/`` (a run with
-its evaluation and log) and the table. Whatever is done stays done: a killed benchmark carries on,
+its evaluations and log) and the table. Whatever is done stays done: a killed benchmark carries on,
 and one that is asked for more memories or seeds than before adds them.
 """
 
@@ -15,17 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from embodied import registry
-from embodied.benchmark import table
+from embodied.benchmark import page, table
 from embodied.benchmark.cell import Cell, command, side_by_side
-from embodied.benchmark.config import BenchmarkConfig
+from embodied.benchmark.config import HTML, BenchmarkConfig
 from embodied.config import to_plain
 from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import read_json, write_json
-from embodied.evaluate.api import RESULTS
+from embodied.evaluate.results import NONE, RESULTS, SWAPPED
 
 FORMAT_VERSION = 1
-FILE, LOCK, CELLS, EVALUATION = "benchmark.json", ".lock", "cells", "evaluation"
-OF_A_CALL = ("memory", "seeds", "jobs", "out", "train_of")
+FILE, LOCK, CELLS = "benchmark.json", ".lock", "cells"
+EVALUATION, LOOKS = "evaluation", "looks"
+OF_A_CALL = ("memory", "seeds", "report", "jobs", "out", "train_of")
 """Fields in which a benchmark may differ from what its directory was begun with."""
 
 
@@ -52,14 +53,22 @@ def benchmark(config: BenchmarkConfig) -> tuple[Path, dict[str, str]]:
             made = cells(out, config)
             failed = side_by_side([c.work for c in made], [c.name for c in made], config.jobs)
         finally:
-            table.write(out, config, evaluations(out))
+            write_reports(out, config)
     return out, failed
+
+
+def write_reports(out: Path, config: BenchmarkConfig) -> None:
+    """Writes the table of all cells that are done, and the page where it is asked for."""
+    lines = table.read(found(out, EVALUATION))
+    told = table.write(out, config, lines)
+    if config.report == HTML:
+        page.write(out, config, lines, told, found(out, LOOKS))
 
 
 def cells(out: Path, config: BenchmarkConfig) -> list[Cell]:
     """Returns the cells that are asked for: all memories with the first seed, then the others."""
     tasks, levels = (",".join(names) for names in zip(*config.settings(), strict=True))
-    found = []
+    made = []
     for seed in config.seeds:
         for memory in config.memory:
             name = f"{memory}-s{seed}"
@@ -83,13 +92,32 @@ def cells(out: Path, config: BenchmarkConfig) -> list[Cell]:
             )
             folder = out / CELLS / name
             places = folder / "run", folder / EVALUATION, folder / "log"
-            found.append(Cell(name, *places, training, evaluating))
-    return found
+            looking = _looking(config) if seed == config.seeds[0] else ()
+            made.append(Cell(name, *places, training, evaluating, folder / LOOKS, looking))
+    return made
 
 
-def evaluations(out: Path) -> list[Path]:
-    """Returns the evaluation directories of all cells, of this and of earlier calls."""
-    return sorted(path.parent for path in (out / CELLS).glob(f"*/{EVALUATION}/{RESULTS}"))
+def _looking(config: BenchmarkConfig) -> tuple[str, ...]:
+    """Returns the words of an evaluation that explains an episode of each task, and its swap."""
+    tasks = [registry.task_info(task) for task, _ in config.settings()]
+    named = [info.name for info in tasks if info.needs_memory(next(iter(info.levels.values())))]
+    if config.report != HTML or not named:
+        return ()
+    return (
+        f"task=[{','.join(dict.fromkeys(named))}]",
+        "episodes=1",
+        "batch=1",
+        f"seed_start={config.seed_start}",
+        f"intervene={NONE},{SWAPPED}",
+        "videos=1",
+        "inspect=true",
+        *config.evaluate,
+    )
+
+
+def found(out: Path, folder: str) -> list[Path]:
+    """Returns such evaluation directories of all cells, of this and of earlier calls."""
+    return sorted(path.parent for path in (out / CELLS).glob(f"*/{folder}/{RESULTS}"))
 
 
 def collect(out: Path, config: BenchmarkConfig, task: str, level: str) -> None:

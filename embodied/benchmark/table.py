@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from embodied.benchmark.config import BenchmarkConfig
 from embodied.core.files import read_json, write_atomic, write_json
-from embodied.evaluate.api import EPISODES, RESULTS
 from embodied.evaluate.process import STAGES
-from embodied.evaluate.report import NOTE, interval, number, percent
-from embodied.evaluate.results import NONE, EpisodeResult, read_episodes
+from embodied.evaluate.results import EPISODES, NONE, RESULTS, EpisodeResult, read_episodes
 from embodied.evaluate.stats import clustered_paired, wilson
+from embodied.report.text import NOTE, interval, markdown_table, number, percent, whole
 
 REFERENCE = "full_history"
 """Every memory is compared with it on the same seeds, where it is in the table."""
@@ -62,12 +61,12 @@ def read(evaluations: Sequence[Path]) -> list[Line]:
     return sorted(lines.values(), key=lambda line: -_mean([r["success"] for r in line.of()]))
 
 
-def write(out: Path, config: BenchmarkConfig, evaluations: Sequence[Path]) -> None:
-    """Writes ``table.json`` and ``table.md``."""
-    lines = read(evaluations)
+def write(out: Path, config: BenchmarkConfig, lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Writes ``table.json`` and ``table.md``; returns the lines as plain data."""
     found = [summary(line, _reference(lines)) for line in lines]
     write_json(out / "table.json", {"tasks": [list(p) for p in config.settings()], "lines": found})
     write_atomic(out / "table.md", markdown(config, found))
+    return found
 
 
 def _reference(lines: Sequence[Line]) -> Line | None:
@@ -94,20 +93,21 @@ def summary(line: Line, reference: Line | None) -> dict[str, Any]:
         "commit_rate": _mean([row["commit_rate"] for row in rows]),
         "state_bytes": max(row["state_bytes"] for row in rows),
         "state_filled": _all_known([row["state_filled"] for row in rows]),
-        "process": _process(rows),
+        "process": process_summary(rows),
         "paired": _paired(line, reference) if reference not in (None, line) else None,
-        "by_task": {f"{t} {lev}": _place(line.of((t, lev))) for t, lev in places},
+        "by_task": {f"{t} {lev}": place_summary(line.of((t, lev))) for t, lev in places},
     }
 
 
-def _place(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def place_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns what the rows of one task come to, as plain data."""
     wins, n = sum(row["successes"] for row in rows), sum(row["n"] for row in rows)
     low, high = wilson(wins, n)
     facts = {key: rows[0][key] for key in ("ceiling", "expert")}
     return {"n": n, "success": wins / n, "low": low, "high": high, **facts}
 
 
-def _process(rows: list[dict[str, Any]]) -> dict[str, float | None] | None:
+def process_summary(rows: Sequence[dict[str, Any]]) -> dict[str, float | None] | None:
     """Returns the mean rate of each stage over tasks; None where it was not measured."""
     found = [row["process"] for row in rows]
     if None in found:
@@ -144,53 +144,80 @@ def markdown(config: BenchmarkConfig, lines: Sequence[dict[str, Any]]) -> str:
     text = [f"# {config.policy} with each memory", "", NOTE, ""]
     if not lines:
         return "\n".join([*text, "No cell is done yet."]) + "\n"
-    measured = any(line["process"] for line in lines)
-    header = ["memory", "seeds", "success", "95 % interval", "c*", "M", "commits"]
-    header += STAGES if measured else ()
-    header += ["against full history", "bytes in use", "bytes", "parameters", "n"]
-    body = []
+    text += markdown_table(header(lines), [[entry.text for entry in row] for row in body(lines)])
+    text += ["", "## By task", ""]
+    text += markdown_table(*by_task(lines))
+    text += ["", "## Commands", "", *commands(config)]
+    return "\n".join(text) + "\n"
+
+
+class Entry(NamedTuple):
+    """A cell: what it says, and the number that it stands for, if any."""
+
+    text: str
+    value: float | None = None
+
+
+def header(lines: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the heads of the table's columns."""
+    stages = STAGES if _measured(lines) else ()
+    head = ["memory", "seeds", "success", "95 % interval", "c*", "M", "commits", *stages]
+    return [*head, "against full history", "bytes in use", "bytes", "parameters", "n"]
+
+
+def body(lines: Sequence[dict[str, Any]]) -> list[list[Entry]]:
+    """Returns the cells of the table, a row a line."""
+    stages = STAGES if _measured(lines) else ()
+    rows = []
     for line in lines:
-        process = line["process"] or dict.fromkeys(STAGES)
-        filled = line["state_filled"]
-        body.append(
+        process, paired = line["process"] or dict.fromkeys(STAGES), line["paired"]
+        rows.append(
             [
-                f"`{line['memory']}`",
-                str(len(line["seeds"])),
-                percent(line["success"]),
-                interval(line["low"], line["high"]),
-                percent(line["ceiling"]),
-                number(line["score"]),
-                percent(line["commit_rate"]),
-                *(percent(process[stage]) for stage in (STAGES if measured else ())),
-                _difference(line["paired"]),
-                "–" if filled is None else f"{filled:,.0f}",
-                f"{line['state_bytes']:,}",
-                f"{line['parameters']:,}",
-                f"{line['n']:,}",
+                Entry(f"`{line['memory']}`"),
+                Entry(str(len(line["seeds"])), len(line["seeds"])),
+                Entry(percent(line["success"]), line["success"]),
+                Entry(interval(line["low"], line["high"]), line["low"]),
+                Entry(percent(line["ceiling"]), line["ceiling"]),
+                Entry(number(line["score"]), line["score"]),
+                Entry(percent(line["commit_rate"]), line["commit_rate"]),
+                *(Entry(percent(process[stage]), process[stage]) for stage in stages),
+                Entry(_difference(paired), paired and paired["difference"]),
+                *(
+                    Entry(whole(line[key]), line[key])
+                    for key in ("state_filled", "state_bytes", "parameters", "n")
+                ),
             ]
         )
-    text += _table(header, body)
-    tasks = list(dict.fromkeys(task for line in lines for task in line["by_task"]))
-    text += ["", "## By task", ""]
-    cells = []
-    for task in tasks:
+    return rows
+
+
+def by_task(lines: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Returns the heads and the rows of what each memory does in each task."""
+    rows = []
+    for task in dict.fromkeys(task for line in lines for task in line["by_task"]):
         known = [line["by_task"].get(task) for line in lines]
         first = next(place for place in known if place)
         shown = [
             "–" if p is None else f"{percent(p['success'])} ({interval(p['low'], p['high'])})"
             for p in known
         ]
-        cells.append([task, percent(first["ceiling"]), percent(first["expert"]), *shown])
-    text += _table(["task", "c*", "expert", *(f"`{line['memory']}`" for line in lines)], cells)
-    text += ["", "## Commands", ""]
+        rows.append([task, percent(first["ceiling"]), percent(first["expert"]), *shown])
+    return ["task", "c*", "expert", *(f"`{line['memory']}`" for line in lines)], rows
+
+
+def commands(config: BenchmarkConfig) -> list[str]:
+    """Returns the commands of which the table is made, in Markdown."""
     levels = ",".join(level for _, level in config.settings())
     words = [f"task=[{','.join(config.task)}]", f"levels=[{levels}]"]
     words += [f"policy={config.policy}", f"observation={config.observation}", *config.train]
-    text += [f"- `embodied train {' '.join(words)} memory=M seed=S`, and of single memories:"]
+    text = [f"- `embodied train {' '.join(words)} memory=M seed=S`, and of single memories:"]
     text += [f"  - `{m}`: `{' '.join(own)}`" for m, own in config.train_of.items() if own]
     fresh = f"episodes={config.episodes} seed_start={config.seed_start}"
-    text += [f"- `embodied evaluate RUN {' '.join([fresh, *config.evaluate])}`"]
-    return "\n".join(text) + "\n"
+    return [*text, f"- `embodied evaluate RUN {' '.join([fresh, *config.evaluate])}`"]
+
+
+def _measured(lines: Sequence[dict[str, Any]]) -> bool:
+    return any(line["process"] for line in lines)
 
 
 def _difference(paired: dict[str, Any] | None) -> str:
@@ -202,11 +229,6 @@ def _difference(paired: dict[str, Any] | None) -> str:
     elif paired["p_value"] is not None:
         points += f" (p = {paired['p_value']:.2g})"
     return points
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def _mean(values: Sequence[float]) -> float:

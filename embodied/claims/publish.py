@@ -335,7 +335,7 @@ def _report(
     swaps: Sequence[EpisodeResult],
     root: Path,
 ) -> str:
-    from embodied.evaluate.report import interval, number, percent
+    from embodied.report.text import interval, number, percent
 
     lines = [f"# {row['id']}", ""]
     lines.append(

@@ -27,19 +27,26 @@ from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import read_json, write_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig, file_name
-from embodied.evaluate import inspection, keyframe_pictures, provenance, remote, report, video
+from embodied.evaluate import inspection, provenance, remote, report, video
 from embodied.evaluate.config import EvaluateConfig
 from embodied.evaluate.executors import resolved
 from embodied.evaluate.interventions import check_intervention
 from embodied.evaluate.process import process_rates
-from embodied.evaluate.results import NONE, EpisodeResult, read_episodes, write_episodes
+from embodied.evaluate.results import (
+    EPISODES,
+    NONE,
+    RESULTS,
+    TWIN_EPISODES,
+    EpisodeResult,
+    read_episodes,
+    write_episodes,
+)
 from embodied.evaluate.runner import closing, run
 from embodied.evaluate.summary import compare_with_twin, summarise
 from embodied.serve.client import is_uri
 from embodied.train.checkpoint import LoadedPolicy
 
 FORMAT_VERSION = 1
-RESULTS, EPISODES, TWIN_EPISODES = "results.json", "episodes.jsonl", "twin_episodes.jsonl"
 
 
 def evaluate(source: str | Path, **options: Any) -> Path:
@@ -71,8 +78,6 @@ def _evaluate(
     config: EvaluateConfig, loaded: LoadedPolicy, twin: LoadedPolicy | Path | None
 ) -> Path:
     out = _directory(config, loaded)
-    if config.inspect:
-        _check_explains(loaded)
     tasks = settings(config, loaded)  # names and seeds are checked before anything is written
     check_fresh_seeds(loaded, config.seed_start, max(config.episodes, config.intervene_episodes))
     scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -296,7 +301,7 @@ def _row(
     stem = f"{file_name(setting.task)}-{setting.level}-{role}-{kind}"
     pictures = _pictures(scratch, stem, recorder) if config.videos else {}
     if inspector is not None:
-        pictures["inspection"] = _inspections(scratch, stem, inspector, seeds)
+        pictures["inspection"] = _inspections(scratch, stem, inspector, recorder, seeds)
     return {
         "role": role,
         "task": setting.task,
@@ -340,12 +345,16 @@ def _pictures(scratch: Path, stem: str, recorder: video.VideoRecorder) -> dict[s
 
 
 def _inspections(
-    scratch: Path, stem: str, inspector: inspection.MemoryInspector, seeds: Sequence[int]
+    scratch: Path,
+    stem: str,
+    inspector: inspection.MemoryInspector,
+    recorder: video.VideoRecorder,
+    seeds: Sequence[int],
 ) -> list[str]:
     files = []
     for index, found in inspector.inspections.items():
-        name = f"{stem}-{seeds[index]}"
-        files += inspection.write_inspection(scratch / "inspection", name, found, name)
+        name, filmed = f"{stem}-{seeds[index]}", recorder.recordings[index]
+        files += inspection.write_inspection(scratch / "inspection", name, found, filmed)
     return [str(file.relative_to(scratch)) for file in files]
 
 
@@ -385,29 +394,6 @@ def _directory(config: EvaluateConfig, loaded: LoadedPolicy) -> Path:
         out = parent / f"{name}-{number}"
         number += 1
     return out
-
-
-def _check_explains(loaded: LoadedPolicy) -> None:
-    """Refuses to look into a policy that has nothing to show.
-
-    Raises:
-      ConfigError: Naming the policy and its memory.
-    """
-    policy, clock = loaded.policy, torch.zeros(1)
-    obs = {k: torch.from_numpy(s.zeros())[None] for k, s in policy.spec.observations.items()}
-    device = next(policy.parameters(), clock).device
-    report = policy.inspect(
-        {k: v.to(device) for k, v in obs.items()},
-        clock.to(device),
-        policy.initial_state(1),
-        torch.ones(1, dtype=torch.bool, device=device),
-    )
-    if not any(key.endswith((inspection.ATTENTION, keyframe_pictures.HEAT)) for key in report):
-        memory = loaded.meta.config.get("memory", "")
-        raise ConfigError(
-            f"inspect=true needs a policy that explains what it reads from slots; {loaded.path} is "
-            f"{loaded.meta.policy} with memory {memory!r}. Leave out inspect=true"
-        )
 
 
 def _check_horizon(loaded: LoadedPolicy, horizon_s: float, capacity: int) -> None:

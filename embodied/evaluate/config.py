@@ -67,8 +67,9 @@ class EvaluateConfig:
       clock: What memory is told as time: ``"episode"`` (seconds, as in training) or ``"calls"``
         (one control period for each call of the policy, as MemoryVLA's released code counts).
       videos: Episodes of each row that are filmed.
-      inspect: Also writes what each tick of the filmed episodes read from memory, as a picture
-        and as arrays, into ``inspection/`` (see `embodied.evaluate.inspection`).
+      inspect: Also writes what each tick of the filmed episodes saw, answered and read from memory,
+        as a picture and as arrays, into ``inspection/`` (see `embodied.evaluate.inspection`); the
+        page lets one scrub through them.
       device: ``"cpu"`` or ``"cuda"``.
       threads: CPU threads of the policy.
       remote: How a server is asked.

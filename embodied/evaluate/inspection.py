@@ -1,12 +1,14 @@
 """Looking into memory: what each tick read, what fused with what, as arrays and as one picture.
 
 A policy's `inspect` explains a tick; a `MemoryInspector` collects it over chosen episodes of a
-run and writes, for each, ``STEM.npz`` and ``STEM.png``. Nothing here changes what the policy
-does. numpy only; pillow draws.
+run and writes, for each, ``STEM.npz`` and, where there is something to draw, ``STEM.png``. Nothing
+here changes what the policy does. numpy only; pillow draws.
 
 Arrays of the ``.npz`` (T observation ticks, stream S of the memory with N tokens, M slots):
 
 - ``time_s`` float32 [T], ``phase`` str [T], ``KEY_image_u8`` uint8 [T, H, W, 3] for each camera;
+- ``frame_u8`` uint8 [T, h, w, 3] of the video, and ``caption`` str [T], the cue in words;
+- ``action`` float16 [T, K, A], what the policy answered; NaN where it was not asked;
 - ``S.attention`` float16 [T, layers, N, M], ``S.items`` float32 [T, M] items in each slot,
   ``S.age_s`` float32 [T, M], ``S.live`` bool [T, M], as in the memory's own `inspect`;
 - ``S.slot_of_tick`` int16 [T, T]: entry (t, s) is the slot that held tick s when tick t read, -1
@@ -28,10 +30,13 @@ import numpy as np
 
 from embodied.core.files import write_atomic
 from embodied.evaluate import keyframe_pictures
-from embodied.evaluate.video import BACKGROUND, MUTED, PHASE_COLOURS, TEXT, font
+from embodied.evaluate.video import BACKGROUND, MUTED, PHASE_COLOURS, TEXT, Recording, font
 
 ATTENTION, ITEMS, LIVE, GATE, WEIGHT = ".attention", ".items", ".live", ".gate", "goal.weight"
 AGE = ".age_s"
+ACTION, FRAME, CAPTION = "action", "frame_u8", "caption"
+SMALLER = 2
+"""Frames of the video are kept at this fraction of their size."""
 SAME_TIME_S = 1e-3
 """Times of two ticks are further apart than this, stored ones nearer to their own."""
 IMAGE = "_image_u8"
@@ -52,6 +57,7 @@ class Inspection:
       phase: Its phase.
       images: The policy's images at each tick, by key.
       reports: The policy's explanation of each tick, without the batch dimension.
+      actions: What it answered at each tick, [K, A]; None where it was not asked.
       over: Whether the episode has ended.
     """
 
@@ -59,6 +65,7 @@ class Inspection:
     phase: list[str] = dataclasses.field(default_factory=list)
     images: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
     reports: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
+    actions: list[np.ndarray | None] = dataclasses.field(default_factory=list)
     over: bool = False
 
     def streams(self) -> list[str]:
@@ -71,6 +78,7 @@ class Inspection:
             "time_s": np.asarray(self.time_s, np.float32),
             "phase": np.asarray(self.phase),
             **{key: np.stack([tick[key] for tick in self.images]) for key in self.images[0]},
+            ACTION: self.chunks(),
         }
         for key in self.reports[0]:
             array = np.stack([report[key] for report in self.reports])
@@ -85,6 +93,13 @@ class Inspection:
             ages = [r[name + AGE][kept] for r, kept in zip(self.reports, live, strict=True)]
             out[f"{name}.slot_of_tick"] = slots_of_ticks(items, self.time_s, ages)
         return out
+
+    def chunks(self) -> np.ndarray:
+        """Returns float16 [T, K, A], NaN at ticks without an answer; K and A are 0 without any."""
+        asked = [action for action in self.actions if action is not None]
+        shape = asked[0].shape if asked else (0, 0)
+        none = np.full(shape, np.nan)
+        return np.stack([none if a is None else a for a in self.actions]).astype(np.float16)
 
 
 def slots_of_ticks(
@@ -188,26 +203,62 @@ class MemoryInspector:
                 {key: value[row] for key, value in arrays.items()},
             )
 
+    def answered(
+        self, rows: Iterable[tuple[int, int]], acting: np.ndarray, chunks: np.ndarray
+    ) -> None:
+        """Takes what the policy answered at the tick explained last.
+
+        Args:
+          rows: As in `explain`.
+          acting: bool [B], rows that were asked for an action.
+          chunks: float [B, K, A]; of no row if none was asked.
+        """
+        for row, index in rows:
+            action = np.array(chunks[row]) if acting[row] else None
+            self.inspections[index].actions.append(action)
+
     def finish(self, index: int) -> None:
         """The episode is over."""
         self.inspections[index].over = True
 
 
-def write_inspection(directory: Path, stem: str, inspection: Inspection, title: str) -> list[Path]:
-    """Writes ``STEM.npz`` and ``STEM.png`` into `directory`, and returns both."""
-    arrays = inspection.arrays()
-    directory.mkdir(parents=True, exist_ok=True)
+def write_inspection(
+    directory: Path, stem: str, inspection: Inspection, recording: Recording
+) -> list[Path]:
+    """Writes ``STEM.npz`` and, if anything was explained, ``STEM.png``; returns what was written.
+
+    Args:
+      directory: Made if it is not there.
+      stem: Name of the files, and title of the picture.
+      inspection: Of one episode.
+      recording: Of the same episode.
+    """
+    arrays = {**inspection.arrays(), **seen(inspection.time_s, recording)}
     file, picture = directory / f"{stem}.npz", directory / f"{stem}.png"
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
     write_atomic(file, packed.getvalue())
     streams = inspection.streams()
     if keyframe_pictures.HEAT in arrays:
-        drawn = keyframe_pictures.draw(arrays, streams, title, attention_to_ticks)
+        drawn = keyframe_pictures.draw(arrays, streams, stem, attention_to_ticks)
+    elif streams:
+        drawn = draw(arrays, streams, stem)
     else:
-        drawn = draw(arrays, streams, title)
+        return [file]
     write_atomic(picture, drawn)
     return [file, picture]
+
+
+def seen(time_s: Sequence[float], recording: Recording) -> dict[str, np.ndarray]:
+    """Returns for each tick the video's frame of that time, or the one before, and its caption."""
+    clock = np.asarray([caption.time_s for caption in recording.captions])
+    picks = np.searchsorted(clock, np.asarray(time_s) + SAME_TIME_S, side="right") - 1
+    picks = np.maximum(picks, 0)
+    small = [recording.frames[i][::SMALLER, ::SMALLER] for i in picks]
+    return {
+        FRAME: np.stack(small),
+        CAPTION: np.asarray([recording.captions[i].cue for i in picks]),
+    }
 
 
 def attention_to_ticks(arrays: Mapping[str, np.ndarray], stream: str) -> np.ndarray:
@@ -216,14 +267,19 @@ def attention_to_ticks(arrays: Mapping[str, np.ndarray], stream: str) -> np.ndar
     The mean over layers and over the stream's tokens; where the policy says which tokens it
     means (``goal.weight``), they count by that. A slot's share is split among its ticks.
     """
-    attention = arrays[stream + ATTENTION].astype(np.float64).mean(axis=1)  # [T, N, M]
-    weight = _token_weight(arrays, stream, attention.shape[1])
-    share = np.einsum("tn,tnm->tm", weight, attention)
+    share = attention_to_slots(arrays, stream)
     slot = arrays[f"{stream}.slot_of_tick"]
     held = np.stack([np.bincount(row[row >= 0], minlength=share.shape[1]) for row in slot])
     each = share / np.maximum(held, 1)
     rows = np.arange(len(slot))[:, None]
     return np.where(slot >= 0, each[rows, np.maximum(slot, 0)], 0.0)
+
+
+def attention_to_slots(arrays: Mapping[str, np.ndarray], stream: str) -> np.ndarray:
+    """Returns float [T, M]: how much of what tick t read came from slot m."""
+    attention = arrays[stream + ATTENTION].astype(np.float64).mean(axis=1)  # [T, N, M]
+    weight = _token_weight(arrays, stream, attention.shape[1])
+    return np.einsum("tn,tnm->tm", weight, attention)
 
 
 def _token_weight(arrays: Mapping[str, np.ndarray], stream: str, tokens: int) -> np.ndarray:

@@ -11,6 +11,9 @@ from typing import Any
 from embodied.core.errors import DataError
 from embodied.core.files import write_atomic
 
+RESULTS, EPISODES, TWIN_EPISODES = "results.json", "episodes.jsonl", "twin_episodes.jsonl"
+"""Files of an evaluation directory."""
+
 NONE, SWAPPED, ERASED, FROZEN = "none", "swapped", "erased", "frozen"
 REWOUND, SWAPPED_REWOUND = "rewound", "swapped_rewound"
 INTERVENTIONS = (NONE, SWAPPED, ERASED, FROZEN, REWOUND, SWAPPED_REWOUND)

@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,23 +38,8 @@ from embodied.evaluate.interventions import (
 )
 from embodied.evaluate.remote import RemotePolicy
 from embodied.evaluate.results import NONE, SWAPS, EpisodeResult
+from embodied.evaluate.video import VideoRecorder
 from embodied.memory.base import where_rows
-
-
-class Recorder(Protocol):
-    """Receives what a video needs; see :mod:`embodied.evaluate.video`."""
-
-    camera: str
-    size: int
-
-    def wants(self, index: int, info: dict[str, Any] | None = None) -> bool:
-        """Whether episode `index` of the run is recorded, at this control tick."""
-
-    def tick(self, index: int, frame: np.ndarray, info: dict[str, Any], donor: str) -> None:
-        """One control tick: an RGB frame, the row's info, what a swapped memory demands."""
-
-    def finish(self, index: int, result: EpisodeResult) -> None:
-        """The episode is over."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +66,7 @@ def run(
     device: str | torch.device | None = None,
     capacity: int | None = None,
     clock: str = EPISODE,
-    recorder: Recorder | None = None,
+    recorder: VideoRecorder | None = None,
     inspector: MemoryInspector | None = None,
     task: str = "",
     level: str = "",
@@ -180,7 +165,7 @@ class _Loop:
         self.labels: dict[str, Any] = {}
         self.n_cues: int | None = None
         self.counts_calls = False
-        self.recorder: Recorder | None = None
+        self.recorder: VideoRecorder | None = None
         self.inspector: MemoryInspector | None = None
 
         self.jobs: list[Job | None] = [None] * self.batch
@@ -303,6 +288,8 @@ class _Loop:
             chunks = self.policy.ask(*tick, self.seeds())
         else:
             chunks = self.think(due, acting)
+        if self.inspector is not None:
+            self.inspector.answered(self.inspected(), acting, chunks)
         if acting.any():
             self.executor.accept(chunks, acting, self.obs)
         self.observed += due
@@ -429,16 +416,22 @@ class _Loop:
         reset: torch.Tensor,
     ) -> None:
         """Gives the inspector what explains the tick of the waiting episodes it wants."""
-        if self.inspector is None:
-            return
-        wanted = [
-            (row, job.index)
-            for row, job in enumerate(self.jobs)
-            if self.waiting[row] and job and not job.donor and self.inspector.wants(job.index)
-        ]
-        if wanted:
+        wanted = self.inspected()
+        if self.inspector is not None and wanted:
             report = self.policy.inspect(obs, time_s, state, reset)
             self.inspector.explain(wanted, self.infos, self.observation(), report)
+
+    def inspected(self) -> list[tuple[int, int]]:
+        """Returns (row, index) of the waiting episodes that the inspector wants."""
+        return [
+            (row, job.index)
+            for row, job in enumerate(self.jobs)
+            if self.inspector is not None
+            and self.waiting[row]
+            and job
+            and not job.donor
+            and self.inspector.wants(job.index)
+        ]
 
     def observation(self) -> dict[str, np.ndarray]:
         """Returns what the policy reads of the present observation, whole batch."""

@@ -116,7 +116,7 @@ class Recording:
 
 
 class VideoRecorder:
-    """Collects recordings of chosen episodes of a run; see ``runner.Recorder``.
+    """Collects recordings of chosen episodes of a run; see `embodied.evaluate.runner.run`.
 
     Args:
       indices: Indices into the run's seeds.

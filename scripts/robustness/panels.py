@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from embodied.evaluate.report import interval, percent
+from embodied.report.text import interval, percent
 from robustness.grid import KINDS, MEMORY, PLAIN, TWIN, Cell
 
 COLORS = {MEMORY: "#3b76c4", TWIN: "#d1622b"}

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from embodied.core.files import write_atomic, write_json
-from embodied.evaluate.report import interval, percent
+from embodied.report.text import interval, percent
 from studies import facts
 from studies.study import Line, Study
 

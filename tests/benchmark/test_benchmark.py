@@ -14,35 +14,11 @@ from embodied.benchmark.config import BenchmarkConfig
 from embodied.commands import base
 from embodied.core.errors import ConfigError, DataError, EmbodiedError
 from embodied.core.files import read_json, write_json
-from embodied.evaluate.results import EpisodeResult, write_episodes
+from embodied.evaluate.results import write_episodes
+from tests.benchmark.cells import TASKS, episodes, looks, results
 
-TASKS = ["remember_color", "put_block_back"]
 WINS = {"full_history": 9, "gru": 6, "none": 3}
 """Of ten episodes of a task."""
-
-
-def episodes(wins: int) -> list[EpisodeResult]:
-    return [
-        EpisodeResult(
-            task=task, level="easy", seed=7 + i, cue=i % 3, success=i < wins, committed=True,
-            commit="x", failure_kind="" if i < wins else "wrong_choice", length=9, time_s=1.0,
-            reward=0.0, observations=3, state_bytes=800, row=0, state_filled=400,
-        )
-        for task in TASKS
-        for i in range(10)
-    ]  # fmt: skip
-
-
-def results(memory: str, wins: int) -> dict[str, Any]:
-    rows = [
-        {
-            "task": task, "level": "easy", "intervene": "none", "n": 10, "successes": wins,
-            "success": wins / 10, "ceiling": 0.3, "expert": 1.0, "score": (wins / 10 - 0.3) / 0.7,
-            "commit_rate": 1.0, "state_bytes": 800, "state_filled": 400, "process": None,
-        }
-        for task in TASKS
-    ]  # fmt: skip
-    return {"policy": {"memory": memory, "parameters": 1234}, "rows": rows}
 
 
 @dataclasses.dataclass
@@ -64,6 +40,9 @@ class Commands:
             (folder / "config.yaml").write_text("steps: 5")
         elif words[0] == "evaluate":
             memory = Path(words[1]).parent.name.rpartition("-s")[0]
+            if "inspect=true" in words:
+                looks(Path(options["out"]), memory)
+                return
             write_json(Path(options["out"]) / "results.json", results(memory, WINS[memory]))
             write_episodes(Path(options["out"]) / "episodes.jsonl", episodes(WINS[memory]))
 

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from embodied.core.errors import ConfigError
+from embodied.core.files import read_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.evaluate import keyframe_pictures
 from embodied.evaluate.api import evaluate
-from embodied.evaluate.inspection import attention_to_ticks, slots_of_ticks
+from embodied.evaluate.inspection import attention_to_ticks, seen, slots_of_ticks
 from embodied.evaluate.results import read_episodes
+from embodied.evaluate.scrubber import Looks
+from embodied.evaluate.video import Caption, Recording
 from embodied.memory import build_memory
 from tests.evaluate.checkpoints import untrained
 
@@ -92,6 +95,8 @@ def test_an_evaluation_writes_what_was_read(tmp_path) -> None:
     np.testing.assert_allclose(attention[1:].sum(-1), 1.0, atol=2e-2)
     assert arrays["entities.slot_of_tick"][-1, 0] == 0
     assert arrays["entities.gate"].shape == (ticks, 32)
+    assert arrays["action"].shape == (ticks, 8, 7) and np.isnan(arrays["action"][0]).all()
+    assert arrays["frame_u8"].shape == (ticks, 144, 144, 3)
     picture = out / "inspection" / f"{stem}.png"
     assert picture.read_bytes()[:4] == b"\x89PNG"
     report = (out / "report.md").read_text()
@@ -102,13 +107,36 @@ def test_an_evaluation_writes_what_was_read(tmp_path) -> None:
 
 
 @pytest.mark.sim
-def test_a_policy_that_explains_nothing_is_refused(tmp_path) -> None:
+def test_of_a_memory_without_slots_frames_and_actions_are_kept(tmp_path) -> None:
     run = untrained(tmp_path / "run", "none")
-    with pytest.raises(ConfigError, match="memory 'none'"):
-        evaluate(run, episodes=1, inspect=True, out=str(tmp_path / "out"))
+    options = {"episodes": 1, "batch": 1, "progress": False, "intervene": ["none", "swapped"]}
+    out = evaluate(run, inspect=True, videos=1, out=str(tmp_path / "seen"), **options)
+    files = sorted(file.name for file in (out / "inspection").iterdir())
+    stem = "remember_color-easy-policy-{}-" + str(EVAL_SEED_START) + ".npz"
+    assert files == [stem.format("none"), stem.format("swapped")]
+    looks = Looks()
+    looks.add(out, read_json(out / "results.json")["rows"], read_episodes(out / "episodes.jsonl"))
+    (look,) = looks.episodes
+    own, other = look["sides"]
+    gate = own["phases"].index("execute")
+    assert [chunk is None for chunk in own["actions"]] == [p != "execute" for p in own["phases"]]
+    assert len(own["actions"][gate][0]) == len(own["names"]) == 7
+    assert own["frames"][: gate + 1] == other["frames"][: gate + 1]  # equal until go, kept once
+    assert len(looks.images) < len(own["frames"]) + len(other["frames"])
+    assert "memory of:" in other["said"][-1] and own["streams"] == []
+    assert 'id="inspector"' in (out / "report.html").read_text()
     with pytest.raises(ConfigError, match="videos=0"):
         evaluate(run, episodes=1, inspect=True, videos=0)
-    assert not (tmp_path / "out").exists()
+
+
+def test_frames_are_the_last_ones_seen_by_then() -> None:
+    film = Recording(stride=2)
+    for tick in range(3):
+        film.frames.append(np.full((4, 4, 3), tick, np.uint8))
+        film.captions.append(Caption("cue", f"cue: {tick}", 2 * tick, 0.1 * tick))
+    found = seen([0.0, 0.15, 0.2], film)
+    assert found["frame_u8"][:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert found["frame_u8"].shape == (3, 2, 2, 3) and found["caption"][1] == "cue: 1"
 
 
 def test_a_keyframe_policys_decisions_are_drawn() -> None:

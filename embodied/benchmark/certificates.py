@@ -1,0 +1,50 @@
+"""A task's stored certificates, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from embodied.report.text import interval, percent
+
+
+def sentences(certificate: Mapping[str, Any] | None, level: str) -> list[str]:
+    """Returns what the certificates of a level say.
+
+    Args:
+      certificate: Of `registry.certificate`; None where a task has none.
+      level: Level name.
+    """
+    proof = (certificate or {}).get("levels", {}).get(level)
+    if proof is None:
+        return ["No certificate is stored; `embodied certify` makes one."]
+    lines = [_ceiling(proof["ceiling"])]
+    for control, found in proof["aliasing"].items():
+        pairs = sum(behaviour["pairs"] for behaviour in found["behaviours"].values())
+        gate, reactive = proof["gate"][control], proof["reactive"][control]
+        equal = "equal to the last bit" if found["holds"] else "NOT equal"
+        shows = "never shows" if gate["holds"] else "SHOWS"
+        lines.append(
+            f"Under {control}: {pairs} pairs of rollouts with different cues are {equal} at go; "
+            f"what was corrupted before a gate {shows} after it ({gate['corruptions']} attempts); "
+            f"with the cue left in sight the ceiling is {percent(reactive['ceiling'])}."
+        )
+    for name, expert in proof["expert"].items():
+        lines.append(
+            f"Expert, {name.replace('_', ', ')}: {expert['successes']} of {expert['episodes']} "
+            f"({interval(expert['low'], expert['high'])})."
+        )
+    return lines
+
+
+def _ceiling(ceiling: Mapping[str, Any]) -> str:
+    clock = ceiling["time_aware"]
+    told = f"{percent(clock['low'])}"
+    if clock["high"] > clock["low"]:
+        told += f" to {percent(clock['high'])}"
+    how = "exactly" if ceiling["exact"] else "NOT exactly"
+    return (
+        f"Ceiling without memory: {ceiling['value']} = {percent(ceiling['c_star'])}, solved {how} "
+        f"on {ceiling['states']} states; of a policy that reads a clock running since the reset: "
+        f"{told}."
+    )
