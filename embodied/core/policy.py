@@ -66,7 +66,9 @@ class Policy(nn.Module, abc.ABC):
         the configuration that are put into it on loading.
       act_steps: How many steps alike acting consists of; see `act_step`.
       needs_init: Learning goes on from another policy's weights: training refuses to begin
-        without ``init=``.
+        without ``init=``, which must hold all that does not learn.
+      frozen_copies: How often each episode goes through frozen parts, each time with other random
+        draws, where the outputs are kept.
     """
 
     spec: PolicySpec
@@ -74,6 +76,7 @@ class Policy(nn.Module, abc.ABC):
     former: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
     act_steps: int = 1
     needs_init: bool = False
+    frozen_copies: int = 1
 
     @abc.abstractmethod
     def initial_state(self, batch: int, capacity: int | None = None) -> State:
@@ -163,6 +166,10 @@ class Policy(nn.Module, abc.ABC):
           SpecMismatch: Naming the key, what was expected and what to do.
         """
 
+    def statistics_keys(self) -> list[str]:
+        """Returns the observations whose statistics `set_statistics` reads: all by default."""
+        return list(self.spec.observations)
+
     def prompt(self) -> Prompt | None:
         """Returns how the instruction becomes tokens; None for a policy that reads its bytes.
 
@@ -189,15 +196,22 @@ class Policy(nn.Module, abc.ABC):
         return {}
 
     def frozen_inputs(self) -> list[str]:
-        """Returns the observation keys that frozen parts read."""
+        """Returns the observation keys that frozen parts alone read.
+
+        Batches lack them where the outputs are kept.
+        """
         return []
 
-    def encode_frozen(self, obs: Observation) -> dict[str, Tensor]:
-        """Runs the frozen parts on the observations of one tick of each row, [B, ...].
+    def encode_frozen(self, segment: Segment, generator: torch.Generator) -> dict[str, Tensor]:
+        """Runs the frozen parts on whole episodes, without padding.
+
+        Args:
+          segment: [B, T, ...], with all that ``spec.observations`` names.
+          generator: Draws what `loss` would draw before the frozen parts; on the CPU.
 
         Returns:
-          Name -> [B, ...]. `loss` takes them from ``segment.obs`` under these names instead of
-          running the frozen parts.
+          Name -> [B, T, ...] in the type to be kept, for example float16. `loss` takes them from
+          ``segment.obs`` under these names instead of running the frozen parts.
         """
         return {}
 

@@ -1,16 +1,19 @@
 """Outputs of a policy's frozen parts, kept on disk so that no tick is encoded twice.
 
 A directory for everything that decides them: the frozen weights, their options, the size of the
-pictures they see. In it a file for each shard of data, named by the shard's hash: float16
-[ticks, ...] arrays in safetensors, mapped into memory when read. Each file is written whole or
-not at all, so an interrupted run carries on where it was.
+pictures they see, how scenes are moved. In it a file for each shard of data and each copy, named by
+the shard's hash and the copy's number: [ticks, ...] arrays in safetensors, mapped into memory when
+read. Each file is written whole or not at all, so an interrupted run carries on where it was.
+
+Where training draws something before the frozen parts (a move of the scene), episodes are kept in
+several copies, each with its own draw, which depends on the episode's seed and the copy's number
+alone. A batch draws one of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +23,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm import tqdm
 
+from embodied.core import rng
 from embodied.core.errors import DataError
 from embodied.core.files import read_json, write_atomic, write_json
 from embodied.core.policy import Policy
 from embodied.data.reader import EpisodeStore
-from embodied.data.record import INSTRUCTION
-from embodied.data.segments import SegmentDataset
+from embodied.data.segments import FeatureReader, SegmentDataset
 
 FORMAT, FORMAT_VERSION = "embodied-features", 1
 DESCRIPTION = "features.json"
-BATCH_TICKS = 64
 
 
 def attach_features(policy: Policy, dataset: SegmentDataset, root: str | Path) -> Path | None:
@@ -37,7 +39,7 @@ def attach_features(policy: Policy, dataset: SegmentDataset, root: str | Path) -
 
     Args:
       policy: Whose frozen parts encode; on the device where it shall do so.
-      dataset: What to encode.
+      dataset: What to encode. Afterwards its batches lack what only frozen parts read.
       root: Directory of all kept outputs.
 
     Returns:
@@ -52,11 +54,17 @@ def attach_features(policy: Policy, dataset: SegmentDataset, root: str | Path) -
         return None
     directory = Path(root) / hashlib.sha256(_canonical(key).encode()).hexdigest()[:16]
     _describe(directory, key)
-    caches = [ShardFeatures(directory, store) for store in dataset.stores]
+    copies = policy.frozen_copies
+    caches = [ShardFeatures(directory, dataset, i, copies) for i in range(len(dataset.stores))]
+    training = policy.training
+    policy.eval()
     for cache in caches:
         cache.fill(policy)
-    for name in caches[0].names():
-        dataset.attach(name, [cache.reader(name) for cache in caches])
+    policy.train(training)
+    names = caches[0].names()
+    dataset.attach({name: [cache.reader(name) for cache in caches] for name in names}, copies)
+    spared = set(policy.frozen_inputs())
+    dataset.select(key for key in policy.spec.observations if key not in spared)
     return directory
 
 
@@ -86,81 +94,79 @@ class ShardFeatures:
 
     Args:
       directory: Where the files are.
-      store: The dataset.
+      dataset: What reads episodes.
+      index: Which of its datasets.
+      copies: Copies of each episode.
     """
 
-    def __init__(self, directory: Path, store: EpisodeStore) -> None:
-        self.directory, self.store = directory, store
-        self._where: dict[int, tuple[Path, slice]] = {}
-        self._shards: dict[Path, list[int]] = {}
-        index_of = {ref.seed: i for i, ref in enumerate(store.episodes)}
-        for shard in store.manifest.shards.values():
-            path, start = directory / f"{shard.sha256[:16]}.safetensors", 0
-            self._shards[path] = [index_of[seed] for seed in shard.seeds]
-            for index, ticks in zip(self._shards[path], shard.ticks, strict=True):
-                self._where[index] = (path, slice(start, start + ticks))
+    def __init__(self, directory: Path, dataset: SegmentDataset, index: int, copies: int) -> None:
+        self.dataset, self.index, self.copies = dataset, index, copies
+        self.store: EpisodeStore = dataset.stores[index]
+        self._where: dict[int, tuple[str, slice]] = {}
+        self._shards: dict[str, list[int]] = {}
+        self.directory = directory
+        index_of = {ref.seed: i for i, ref in enumerate(self.store.episodes)}
+        for shard in self.store.manifest.shards.values():
+            stem, start = shard.sha256[:16], 0
+            self._shards[stem] = [index_of[seed] for seed in shard.seeds]
+            for episode, ticks in zip(self._shards[stem], shard.ticks, strict=True):
+                self._where[episode] = (stem, slice(start, start + ticks))
                 start += ticks
         self._open: dict[Path, Any] = {}
 
     def fill(self, policy: Policy) -> None:
         """Encodes the shards that have no file yet, and checks the others."""
         missing = []
-        for path, episodes in self._shards.items():
-            if path.exists():
-                self._check(path, episodes)
-            else:
-                missing.append(path)
-        ticks = sum(self.store.episodes[i].ticks for path in missing for i in self._shards[path])
+        for stem, episodes in self._shards.items():
+            for copy in range(self.copies):
+                path = self._path(stem, copy)
+                if path.exists():
+                    self._check(path, episodes)
+                else:
+                    missing.append((path, episodes, copy))
+        ticks = sum(self.store.episodes[i].ticks for _, some, _ in missing for i in some)
         with tqdm(total=ticks, desc=f"encode {self.store.path}", unit="tick", delay=1) as bar:
-            for path in missing:
-                write_atomic(path, save(self._encode(policy, self._shards[path], bar)))
+            for path, episodes, copy in missing:
+                write_atomic(path, save(self._encode(policy, episodes, copy, bar)))
 
     def names(self) -> list[str]:
         """Returns the observation keys of the outputs."""
-        return sorted(self._file(next(iter(self._shards))).keys())
+        return sorted(self._file(self._path(next(iter(self._shards)), 0)).keys())
 
-    def reader(self, name: str) -> Any:
-        """Returns episode -> float16 array [ticks, ...]."""
+    def reader(self, name: str) -> FeatureReader:
+        """Returns (episode, copy) -> array [ticks, ...]."""
 
-        def read(episode: int) -> np.ndarray:
-            path, span = self._where[episode]
-            array: np.ndarray = self._file(path).get_slice(name)[span]
+        def read(episode: int, copy: int) -> np.ndarray:
+            stem, span = self._where[episode]
+            array: np.ndarray = self._file(self._path(stem, copy)).get_slice(name)[span]
             return array
 
         return read
 
+    def _path(self, stem: str, copy: int) -> Path:
+        return self.directory / (f"{stem}-{copy}.safetensors" if copy else f"{stem}.safetensors")
+
     @torch.no_grad()
-    def _encode(self, policy: Policy, episodes: list[int], bar: tqdm) -> dict[str, torch.Tensor]:
+    def _encode(
+        self, policy: Policy, episodes: list[int], copy: int, bar: tqdm
+    ) -> dict[str, torch.Tensor]:
         device = next(policy.parameters()).device
         parts: dict[str, list[torch.Tensor]] = {}
-        for obs in self._batches(policy.frozen_inputs(), episodes):
-            found = policy.encode_frozen({k: v.to(device) for k, v in obs.items()})
-            for name, value in found.items():
-                kept = value.cpu().half()
+        for episode in episodes:
+            segment = self.dataset.whole(self.index, episode).map(lambda x: x.to(device))
+            draw = rng.derive(self.store.episodes[episode].seed, "kept", copy)
+            # On the CPU, so that a draw is the same whatever encodes.
+            generator = torch.Generator().manual_seed(int(draw.integers(2**62)))
+            for name, value in policy.encode_frozen(segment, generator).items():
+                kept = value[0].cpu().contiguous()
                 if not bool(kept.isfinite().all()):
                     raise DataError(
                         f"the frozen encoder gives NaN or infinity ({name}) on {self.store.path}; "
                         "its weights or the pictures are broken, or exceed the range of float16"
                     )
                 parts.setdefault(name, []).append(kept)
-            bar.update(len(next(iter(obs.values()))))
+            bar.update(segment.valid.shape[1])
         return {name: torch.cat(chunks) for name, chunks in parts.items()}
-
-    def _batches(self, keys: list[str], episodes: list[int]) -> Iterator[dict[str, torch.Tensor]]:
-        columns: dict[str, list[np.ndarray]] = {key: [] for key in keys}
-        for index in episodes:
-            ticks = self.store.episodes[index].ticks
-            raw = self.store.read_arrays(index, [f"obs/{key}" for key in keys])
-            for key in keys:
-                array = raw[f"obs/{key}"]
-                if key == INSTRUCTION:
-                    array = np.broadcast_to(array, (ticks, *array.shape))
-                columns[key].append(array)
-        whole = {key: np.concatenate(arrays) for key, arrays in columns.items()}
-        count = len(whole[keys[0]])
-        for start in range(0, count, BATCH_TICKS):
-            span = slice(start, start + BATCH_TICKS)
-            yield {key: torch.from_numpy(array[span]) for key, array in whole.items()}
 
     def _check(self, path: Path, episodes: list[int]) -> None:
         """Refuses a file that does not hold the ticks of its shard."""

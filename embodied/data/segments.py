@@ -2,13 +2,14 @@
 
 Order is a pure function of (seed, stage, step), so resuming needs these only. Pictures stay uint8
 until the policy. Everything is kept in memory when it fits; otherwise episodes are read from
-the shards, the next batch while the current one is being learnt from.
+the shards, the next batch while the current one is being learnt from. Of the observations only
+those are read that `SegmentDataset.select` asks for.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,8 +31,8 @@ from embodied.data.record import INSTRUCTION
 _GOAL_INPUTS = ("expert_action", "held", "gate", "phase", "eef_pos_world_m")
 
 
-FeatureReader = Callable[[int], np.ndarray]
-"""Episode of a store -> array [observation ticks, ...]."""
+FeatureReader = Callable[[int, int], np.ndarray]
+"""Episode of a store and which copy of it -> array [observation ticks, ...]."""
 
 
 @dataclasses.dataclass
@@ -136,13 +137,13 @@ class SegmentDataset:
         self.seed_range = [min(seeds), max(seeds)]
         self.label_horizon: int = min(s["label_horizon"] for s in settings)
         self.interface = self._interface()
-        self._keys = sorted(set(self.interface.observations) - {INSTRUCTION})
         # Filled when the first episode is asked for: who refuses a dataset need not wait for it.
         self._columns: dict[int, tuple[dict[str, np.ndarray], np.ndarray]] = {}
-        self._in_memory = self._fits()
         self._features: dict[str, list[FeatureReader]] = {}
+        self._copies = 1
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: dict[tuple[int, int], Future[Segment]] = {}
+        self.select(self.interface.observations)
 
     def _split(self, store: EpisodeStore) -> list[int]:
         rows = range(len(store))
@@ -166,6 +167,26 @@ class SegmentDataset:
             observe_period_s=settings["observe_period_s"],
             max_ticks=max(map(_longest, self.stores)),
         )
+
+    def select(self, keys: Iterable[str]) -> None:
+        """Leaves all observations but these out of batches, and of memory."""
+        self.close()
+        wanted = set(keys)
+        unknown = sorted(wanted - set(self.interface.observations))
+        if unknown:
+            raise DataError(
+                f"{self.stores[0].path} has no observations {', '.join(unknown)}; it has "
+                f"{', '.join(sorted(self.interface.observations))}"
+            )
+        self._keys = sorted(wanted - {INSTRUCTION})
+        self._instructed = INSTRUCTION in wanted
+        self._columns, self._in_memory = {}, self._fits()
+
+    def close(self) -> None:
+        """Ends reading ahead; the next batch begins it anew."""
+        if self._thread is not None:
+            self._thread.shutdown()
+        self._thread, self._ahead = None, {}
 
     # ------------------------------------------------------------ batches
 
@@ -197,65 +218,66 @@ class SegmentDataset:
         return ready.result()
 
     def _build(self, step: int, stage: int) -> Segment:
-        rows = [self._row(pieces) for pieces in self.pieces(step, stage)]
-        longest = max(len(row["time_s"]) for row in rows)
-        arrays = {key: _pad([row[key] for row in rows], longest) for key in rows[0]}
-        valid = np.zeros((len(rows), longest), bool)
-        for b, row in enumerate(rows):
-            valid[b, : len(row["time_s"])] = True
-        tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
-        seen, prefix = "obs/", "extras/"
-        return Segment(
-            obs={k.removeprefix(seen): v for k, v in tensors.items() if k.startswith(seen)},
-            time_s=tensors["time_s"],
-            is_first=tensors["is_first"],
-            valid=torch.from_numpy(valid),
-            act_mask=tensors["act_mask"],
-            chunk=tensors["chunk"],
-            chunk_valid=tensors["chunk_valid"],
-            extras={k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)},
-        )
+        drawn = enumerate(self.pieces(step, stage))
+        return _stack([self._row(pieces, step, row) for row, pieces in drawn])
 
-    def _row(self, pieces: list[Piece]) -> dict[str, np.ndarray]:
+    def whole(self, dataset: int, episode: int) -> Segment:
+        """Returns an episode of a dataset's `EpisodeStore`, B = 1, read from its shard."""
+        ticks = slice(0, self.stores[dataset].episodes[episode].ticks)
+        piece = Piece(dataset, episode, ticks)
+        return _stack([self._ticks(piece, self._read(dataset, episode, self._keys))])
+
+    def _row(self, pieces: list[Piece], step: int, row: int) -> dict[str, np.ndarray]:
         """Puts the ticks of a row one behind the other."""
-        parts = [self._ticks(piece) for piece in pieces]
+        parts = []
+        for piece in pieces:
+            part = self._ticks(piece, self._episode(piece.dataset, piece.episode))
+            copy = self._copy(piece, step, row)
+            for name, values in self._features.items():
+                part[f"obs/{name}"] = values[piece.dataset](piece.episode, copy)[piece.ticks]
+            parts.append(part)
         if len(parts) == 1:
             return parts[0]
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
-    def _ticks(self, piece: Piece) -> dict[str, np.ndarray]:
-        """Returns the ticks of one piece, each array with the ticks first."""
-        episode = self._episode(piece.dataset, piece.episode)
+    def _copy(self, piece: Piece, step: int, row: int) -> int:
+        """Returns which kept copy of an episode a row of a batch gets; a pure function."""
+        # A stream meets an episode in several batches, each of which goes on with the last.
+        what = (piece.dataset, piece.episode) if self.config.order == "stream" else (step,)
+        draw = rng.derive(self.config.seed, "copy", row, *what)
+        return int(draw.integers(self._copies))
+
+    def _ticks(self, piece: Piece, episode: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns the ticks of one piece of an episode, each array with the ticks first."""
         out = {key: array[piece.ticks] for key, array in episode.items() if key != INSTRUCTION}
         count = len(out["time_s"])
         if self.config.order == "group":
             # A group stands for an episode of its own, wherever in it its first tick lies.
             out["is_first"] = np.arange(count) == 0
-        if INSTRUCTION in self.interface.observations:
+        if self._instructed:
             text = episode[INSTRUCTION]
             out[f"obs/{INSTRUCTION}"] = np.broadcast_to(text, (count, *text.shape))
-        for name, values in self._features.items():
-            out[f"obs/{name}"] = values[piece.dataset](piece.episode)[piece.ticks]
         out["extras/dataset_index"] = np.full(count, piece.dataset, np.int64)
         if self.config.privileged:
             cue = self.stores[piece.dataset].episodes[piece.episode].cue
             out["extras/privileged_cue"] = np.full(count, cue, np.int64)
         return out
 
-    def attach(self, name: str, readers: list[FeatureReader]) -> None:
-        """Gives every batch one more observation `name`, worked out before.
+    def attach(self, features: dict[str, list[FeatureReader]], copies: int = 1) -> None:
+        """Gives every batch further observations, worked out before.
 
         Args:
-          name: Observation key.
-          readers: For each dataset, episode of its store -> array [ticks, ...].
+          features: Observation key -> for each dataset, how its episodes are read.
+          copies: Copies of each episode; a batch draws one, the same for all keys.
         """
-        self._features[name] = readers
+        self.close()
+        self._features, self._copies = dict(features), copies
 
     # ------------------------------------------------------------ episodes
 
     def _episode(self, dataset: int, index: int) -> dict[str, np.ndarray]:
         if not self._in_memory:
-            return self._read(dataset, index)
+            return self._read(dataset, index, self._keys)
         if dataset not in self._columns:
             self._columns[dataset] = self._load(dataset)
         columns, offsets = self._columns[dataset]
@@ -263,9 +285,10 @@ class SegmentDataset:
         span = slice(offsets[row], offsets[row + 1])
         return {k: v[row] if k == INSTRUCTION else v[span] for k, v in columns.items()}
 
-    def _read(self, dataset: int, index: int) -> dict[str, np.ndarray]:
+    def _read(self, dataset: int, index: int, keys: list[str]) -> dict[str, np.ndarray]:
+        """Reads an episode with these observations from its shard, and checks it."""
         names = [f"control/{key}" for key in _GOAL_INPUTS]
-        names += [f"obs/{key}" for key in ("tick", "time_s", "act_mask", INSTRUCTION, *self._keys)]
+        names += [f"obs/{key}" for key in ("tick", "time_s", "act_mask", INSTRUCTION, *keys)]
         names += ["label/chunk", "label/chunk_valid"]
         on_decisions = self.interface.observe_on == ticks.DECISION
         names += ["label/keyframe", "label/keyframe_valid"] if on_decisions else []
@@ -276,7 +299,7 @@ class SegmentDataset:
         first = np.zeros(len(goal), bool)
         first[0] = True
         return {
-            **{f"obs/{key}": raw[f"obs/{key}"] for key in self._keys},
+            **{f"obs/{key}": raw[f"obs/{key}"] for key in keys},
             INSTRUCTION: raw[f"obs/{INSTRUCTION}"],
             "time_s": raw["obs/time_s"].astype(np.float32),
             "is_first": first,
@@ -305,7 +328,9 @@ class SegmentDataset:
         if keyframe is not None and not np.isfinite(keyframe).all():
             problems.append("a keyframe label with NaN or infinity")
         for key, spec in self.interface.observations.items():
-            array = raw[f"obs/{key}"]
+            array = raw.get(f"obs/{key}")
+            if array is None:
+                continue
             shape = array.shape if key == INSTRUCTION else array.shape[1:]
             if (shape, array.dtype.name) != (spec.shape, spec.dtype):
                 problems.append(
@@ -328,7 +353,7 @@ class SegmentDataset:
         columns: dict[str, np.ndarray] = {}
         bar = tqdm(members, desc=f"load {store.path}", unit="ep", delay=3, leave=False)
         for row, index in enumerate(bar):
-            for key, array in self._read(dataset, index).items():
+            for key, array in self._read(dataset, index, self._keys).items():
                 if key not in columns:
                     lead = len(members) if key == INSTRUCTION else int(offsets[-1])
                     shape = array.shape if key == INSTRUCTION else array.shape[1:]
@@ -342,7 +367,7 @@ class SegmentDataset:
         if self.config.cache != "auto":
             return self.config.cache == "always"
         specs: dict[str, ArraySpec] = self.interface.observations
-        tick = sum(spec.zeros().nbytes for spec in specs.values())
+        tick = sum(specs[key].zeros().nbytes for key in self._keys)
         total = sum(
             store.episodes[i].ticks
             for store, rows in zip(self.stores, self._members, strict=True)
@@ -352,13 +377,41 @@ class SegmentDataset:
 
     # ------------------------------------------------------------ statistics
 
-    def statistics(self) -> Statistics:
-        """Returns joint normalisation statistics over every episode of this split."""
+    def statistics(self, keys: Collection[str] | None = None) -> Statistics:
+        """Returns joint normalisation statistics over every episode of this split.
+
+        Args:
+          keys: Observations that they are wanted of, all that were selected by default. Those
+            of actions and keyframes are always among them.
+        """
+        few = [key for key in self._keys if keys is None or key in keys]
+        whole = few == self._keys
         return statistics(
-            self._episode(dataset, index)
+            self._episode(dataset, index) if whole else self._read(dataset, index, few)
             for dataset, rows in enumerate(self._members)
             for index in rows
         )
+
+
+def _stack(rows: list[dict[str, np.ndarray]]) -> Segment:
+    """Makes a batch of rows of ticks, padded to the longest."""
+    longest = max(len(row["time_s"]) for row in rows)
+    arrays = {key: _pad([row[key] for row in rows], longest) for key in rows[0]}
+    valid = np.zeros((len(rows), longest), bool)
+    for b, row in enumerate(rows):
+        valid[b, : len(row["time_s"])] = True
+    tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    seen, prefix = "obs/", "extras/"
+    return Segment(
+        obs={k.removeprefix(seen): v for k, v in tensors.items() if k.startswith(seen)},
+        time_s=tensors["time_s"],
+        is_first=tensors["is_first"],
+        valid=torch.from_numpy(valid),
+        act_mask=tensors["act_mask"],
+        chunk=tensors["chunk"],
+        chunk_valid=tensors["chunk_valid"],
+        extras={k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)},
+    )
 
 
 def _pad(parts: list[np.ndarray], length: int) -> np.ndarray:

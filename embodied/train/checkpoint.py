@@ -292,7 +292,7 @@ def initialise_from(policy: Policy, path: str | Path) -> list[str]:
       One line for each tensor that was not taken over, for the log.
 
     Raises:
-      CheckpointError: If nothing fits.
+      CheckpointError: If nothing fits, or if what never learns here would stay random.
     """
     directory = resolve(path)
     meta = read_meta(directory)
@@ -305,6 +305,15 @@ def initialise_from(policy: Policy, path: str | Path) -> list[str]:
         raise CheckpointError(
             f"init={path}: no tensor of it fits this policy; is it another policy?"
         )
+    if policy.needs_init:
+        frozen = {name for name, p in policy.named_parameters() if not p.requires_grad}
+        lacking = sorted(name for name in frozen & own.keys() if name not in taken)
+        if lacking:
+            raise CheckpointError(
+                f"init={path} holds no {lacking[0]} of shape {list(own[lacking[0]].shape)} "
+                f"({len(lacking)} such tensors), which does not learn in this stage: train the "
+                "stage before with the same policy.config, or set policy.config to its own"
+            )
     policy.load_state_dict(taken, strict=False)
     skipped = [f"kept fresh: {name}" for name in own if name not in taken]
     if meta.policy_version != policy.version:

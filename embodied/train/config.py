@@ -170,6 +170,9 @@ class TrainConfig:
         ``"stream"`` (memory goes on from batch to batch); see `embodied.data.orders`.
       order_ticks: Observation ticks of a row: of a group or a stream's step, or at most of a
         segment (0: whole episodes).
+      cache: Whether the data is kept in memory: ``"auto"`` (if it takes at most half of what is
+        free when training begins), ``"always"`` or ``"never"``: then each batch is read from
+        the compressed shards while the one before is learnt from.
       features: Directory of kept outputs of a policy's frozen parts; empty encodes every tick
         anew.
       policy: The policy and its options.
@@ -200,6 +203,7 @@ class TrainConfig:
     stages: list[Stage] = dataclasses.field(default_factory=list)
     order: str = "segments"
     order_ticks: int = 0
+    cache: str = "auto"
     features: str = "cache/features"
     policy: Component = dataclasses.field(default_factory=lambda: Component("memory_vla"))
     memory: Component = dataclasses.field(default_factory=lambda: Component("perceptual_cognitive"))

@@ -62,6 +62,7 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
             stages=config.stage_weights(),
             order=config.order,
             order_ticks=config.order_ticks,
+            cache=config.cache,
         ),
     )
     _check_dataset(config, dataset)
@@ -176,16 +177,21 @@ def _build(config: TrainConfig, dataset: SegmentDataset) -> Policy:
             f"{labelled}; lower policy.config.horizon to {labelled}, or derive other data with "
             f"embodied data render ... label_horizon={horizon}"
         )
-    policy.set_statistics(dataset.statistics())
+    dataset.select(policy.spec.observations)
+    policy.set_statistics(dataset.statistics(policy.statistics_keys()))
     return policy
 
 
 def _first_ticks(
     policy: Policy, dataset: SegmentDataset, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Returns the observations of the first tick of each row of the first batch."""
-    obs = dataset.batch(0).obs
-    return {key: obs[key][:, 0].to(device) for key in policy.spec.observations}
+    """Returns the first observations of each dataset's first and last episode."""
+    ends = [
+        (i, episode) for i, store in enumerate(dataset.stores) for episode in (0, len(store) - 1)
+    ]
+    obs = [dataset.whole(*end).obs for end in ends]
+    keys = policy.spec.observations
+    return {key: torch.cat([one[key][:, 0] for one in obs]).to(device) for key in keys}
 
 
 def _describe(

@@ -53,6 +53,8 @@ GOAL_SCALE = 10.0
 """Goals are learnt in decimetres: distances that matter are between a tenth and a few."""
 FAR = 6.0
 """In decimetres; what is seen further off than any arm reaches is all the same."""
+ROWS_AT_ONCE = 64
+"""Pictures that a frozen encoder takes together where its outputs are to be kept."""
 UNIT = 0.25
 """Brings decimetres on a table to unit scale, as layers like them."""
 
@@ -320,11 +322,20 @@ class MemoryVLA(Policy):
 
     def frozen_inputs(self) -> list[str]:
         assert isinstance(self.trunk, EncodedImageTrunk)
-        return [*(name + IMAGE for name in self.trunk.names), INSTRUCTION]
+        # Where tokens are grounded, colours are read from the pictures too.
+        return [] if self.trunk.grounding else [name + IMAGE for name in self.trunk.names]
 
-    def encode_frozen(self, obs: Observation) -> dict[str, Tensor]:
-        assert isinstance(self.trunk, EncodedImageTrunk)
-        return {CACHED + name: value for name, value in self.trunk.encode(obs).items()}
+    def encode_frozen(self, segment: Segment, generator: torch.Generator) -> dict[str, Tensor]:
+        trunk, shape = self.trunk, segment.valid.shape
+        assert isinstance(trunk, EncodedImageTrunk)
+        keys = [*(name + IMAGE for name in trunk.names), INSTRUCTION]
+        rows = {key: segment.obs[key].flatten(0, 1).split(ROWS_AT_ONCE) for key in keys}
+        parts = [
+            trunk.encode({key: some[i] for key, some in rows.items()})
+            for i in range(len(rows[INSTRUCTION]))
+        ]
+        whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {CACHED + name: value.half().unflatten(0, shape) for name, value in whole.items()}
 
     # ---- learning -------------------------------------------------------------------
 
@@ -344,7 +355,9 @@ class MemoryVLA(Policy):
             return tensor.flatten(0, 1)[rows]
 
         kept = [key for key in segment.obs if key.startswith(CACHED)]
-        obs = {key: at(rows, segment.obs[key]) for key in [*self.spec.observations, *kept]}
+        # Beside kept outputs, batches lack what only the encoder reads.
+        given = [key for key in self.spec.observations if not kept or key in segment.obs]
+        obs = {key: at(rows, segment.obs[key]) for key in [*given, *kept]}
         seen, cognitive, context = self._perceive(obs)
 
         def grid(tensor: Tensor) -> Tensor:

@@ -33,19 +33,28 @@ class AugmentOptions:
       translation: Largest shift along each axis as a fraction of the box's side.
       yaw_deg: Largest turn about the vertical, in degrees.
       per_tick: A move of its own for each tick, as published, instead of one a sequence.
+      kept: Moves of each sequence, where outputs of frozen parts are kept on disk (stage 2).
     """
 
     translation: float = 0.125
     yaw_deg: float = 45.0
     per_tick: bool = False
+    kept: int = 4
 
     def __post_init__(self) -> None:
+        if self.kept < 1:
+            raise ConfigError(f"augment.kept must be >= 1 move of each sequence, got {self.kept}")
         if not 0 <= self.translation <= 1:
             raise ConfigError(
                 f"translation must be a fraction of the box in [0, 1], got {self.translation}"
             )
         if not 0 <= self.yaw_deg <= 180:
             raise ConfigError(f"yaw_deg must be within [0, 180] degrees, got {self.yaw_deg}")
+
+    @property
+    def copies(self) -> int:
+        """Moves of each sequence that differ, where `kept`."""
+        return self.kept if self.translation or self.yaw_deg else 1
 
 
 @dataclasses.dataclass

@@ -177,6 +177,27 @@ def zoom_cloud(cloud: Cloud, center: Tensor, factor: float = ZOOM) -> Cloud:
     return dataclasses.replace(cloud, xyz=zoom(cloud.xyz, center.unsqueeze(-2), factor))
 
 
+def every_so_many(cloud: Cloud, shapes: Sequence[tuple[int, ...]], stride: int) -> Cloud:
+    """Keeps every so many-th row and column of each camera's picture.
+
+    Args:
+      cloud: [B, N, ...], as `unproject` returns it.
+      shapes: (H, W) of each camera.
+      stride: How many.
+    """
+    kept, start = [], 0
+    for height, width in shapes:
+        index = torch.arange(height * width, device=cloud.xyz.device) + start
+        kept.append(index.view(height, width)[::stride, ::stride].flatten())
+        start += height * width
+    index = torch.cat(kept)
+    return Cloud(
+        cloud.xyz.index_select(1, index),
+        cloud.rgb.index_select(1, index),
+        cloud.valid.index_select(1, index),
+    )
+
+
 # -- checks, outside of what runs every tick ----------------------------------------------------
 
 

@@ -6,6 +6,7 @@ Shape letters: P pictures (rows times views), S side of what it is given in pixe
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -277,14 +278,23 @@ class Encoder(nn.Module):
         Returns:
           Side of each level, the finest first -> [P, C, side, side].
         """
+        return self.project(self.pyramid(rgb))
+
+    def pyramid(self, rgb: Tensor) -> dict[int, Tensor]:
+        """Returns the levels before their projections; arguments as those of `forward`."""
         size = self.image_size
         if rgb.shape[-1] != size:
             rgb = F.interpolate(rgb, (size, size), mode="bilinear", align_corners=True)
         stages = self.base.model.backbone(rgb).intermediate_hidden_states
-        levels = {level.shape[-1]: level for level in self._pyramid(stages)}
+        return {level.shape[-1]: level for level in self._pyramid(stages)}
+
+    def project(self, levels: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Returns levels [P, C, side, side] behind the projections of those that have one."""
+        done = dict(levels)
         for side, projection in self.projections.items():
-            levels[int(side)] = projection(levels[int(side)])
-        return levels
+            if int(side) in done:
+                done[int(side)] = projection(done[int(side)])
+        return done
 
     def _pyramid(self, stages: tuple[Tensor, ...]) -> list[Tensor]:
         """Returns the levels [P, C, side, side], the finest first, of maps [P, side, side, dim].

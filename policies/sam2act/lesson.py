@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from embodied.core.types import Segment
-from policies.sam2act.augment import AugmentOptions, Move, draw
+from policies.sam2act.augment import Move
 from policies.sam2act.cloud import CubeFrame
 from policies.sam2act.rotation import quat_to_bins
 
@@ -49,28 +49,31 @@ class Lesson:
         return Lesson(move=move, **{name: getattr(self, name)[keep] for name in rest})
 
 
-def draw_lesson(
-    segment: Segment,
-    acts: Tensor,
-    rows: Tensor,
-    frame: CubeFrame,
-    augment: AugmentOptions,
-    generator: torch.Generator,
-) -> Lesson:
-    """Draws how the scenes of a segment are moved, and moves the targets with them.
+def targets(segment: Segment, acts: Tensor, frame: CubeFrame) -> Tensor:
+    """Returns where the hand goes next, [B, T, 3] in the cube frame; zero where nowhere.
 
     Args:
       segment: With ``extras["keyframe"]`` [B, T, 9]: position in the world (m), quaternion xyzw,
         gripper (> 0 closed), ignore_collision (> 0.5 straight).
       acts: bool [B, T]; ticks that have a target.
+      frame: The scene box.
+    """
+    return torch.where(acts[..., None], frame.to_cube(segment.extras["keyframe"][..., :3]), 0.0)
+
+
+def make_lesson(
+    segment: Segment, acts: Tensor, rows: Tensor, frame: CubeFrame, move: Move
+) -> Lesson:
+    """Moves the targets of a segment with its scenes.
+
+    Args:
+      segment: See `targets`.
+      acts: bool [B, T]; ticks that have a target.
       rows: int64 [R] of the flattened [B, T].
       frame: The scene box.
-      augment: How far scenes are moved.
-      generator: Source of all randomness.
+      move: How the scenes of [B, T] are moved.
     """
     keyframe = segment.extras["keyframe"]
-    target = torch.where(acts[..., None], frame.to_cube(keyframe[..., :3]), 0.0)
-    move = draw(target, acts, augment, generator)
 
     def at(tensor: Tensor) -> Tensor:
         return tensor.flatten(0, 1)[rows]
@@ -79,7 +82,7 @@ def draw_lesson(
     return Lesson(
         rows=rows,
         move=moved,
-        point=moved.points(at(target)[None])[0],
+        point=moved.points(at(targets(segment, acts, frame))[None])[0],
         bins=quat_to_bins(moved.quats(at(keyframe[..., 3:7])[None])[0]),
         closes=(at(keyframe[..., 7]) > 0).long(),
         straight=(at(keyframe[..., 8]) > 0.5).long(),

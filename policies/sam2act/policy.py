@@ -13,75 +13,61 @@ pixels, G token grid side, N = G*G tokens a view, D width.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from embodied.core.errors import SpecMismatch
-from embodied.core.policy import LossOutput, Policy
-from embodied.core.rng import NO_NOISE
-from embodied.core.specs import KEYFRAME, ActionSpec, ArraySpec, Interface, PolicySpec
-from embodied.core.text import INSTRUCTION
-from embodied.core.ticks import DECISION
+from embodied.core.policy import LossOutput
+from embodied.core.specs import Interface
 from embodied.core.types import Action, Observation, Segment, State, Streams, Working
-from embodied.memory import build_memory
 from embodied.memory.timeline import looks_at_data
-from embodied.nn.language import ByteInstructionEncoder
+from embodied.nn.encoders.base import module_digest
 from embodied.nn.rows import chosen_rows, masked_mean, on_grid
-from policies.sam2act import heatmaps, rotation
-from policies.sam2act.branch import Branch
-from policies.sam2act.cloud import (
-    CAMERA_KEYS,
-    Cloud,
-    CubeFrame,
-    check_cameras,
-    check_clouds,
-    crop,
-    make_cloud,
-    unproject,
-    unzoom,
-    zoom,
-    zoom_cloud,
-)
+from policies.sam2act import augment, heatmaps, rotation
+from policies.sam2act.augment import Move
+from policies.sam2act.cloud import Cloud, crop, make_cloud, unproject, unzoom, zoom, zoom_cloud
 from policies.sam2act.config import SAM2ActConfig, SAM2ActPlusConfig
-from policies.sam2act.encoder import Encoder
 from policies.sam2act.heads import teacher_noise
-from policies.sam2act.lesson import Lesson, as_logits, count_ticks, draw_lesson
-from policies.sam2act.views import RGB, VIEWS, render
+from policies.sam2act.lesson import Lesson, as_logits, count_ticks, make_lesson, targets
+from policies.sam2act.model import COUNT, SAM2ActModel, Seen
+from policies.sam2act.views import RGB, VIEWS
 
-KEYFRAMES = 25
-"""Most keyframes of an episode in the published code: the scale of its time feature."""
-COUNT = "keyframe_count"
-NAMES = ("x_m", "y_m", "z_m", "qx", "qy", "qz", "qw", "gripper", "ignore_collision")
+FEATURES, LEVEL, YAW, SHIFT = "kept_features", "kept_level_", "kept_yaw_rad", "kept_shift"
+"""Observation keys of kept outputs: X [V, D, G, G]; with a side behind it, a level of the pyramid
+[V, C, side, side]; and how the scene was moved, a `Move`."""
 
 
 @dataclasses.dataclass
-class Seen:
-    """What the coarse branch made of one decision tick of each row.
+class Looked:
+    """What the coarse branch is given of R rows, and the fine one needs again.
 
     Attributes:
-      features: X [R, V, D, G, G], before memory.
-      levels: Side -> [R, V, C, side, side], the encoder's, finer than G.
+      cloud: In the scene box.
+      images: Its views [R, V, 10, S, S].
+      felt: Proprioception [R, numbers].
+      language: [R, L, E].
     """
 
-    features: Tensor
-    levels: dict[int, Tensor]
+    cloud: Cloud
+    images: Tensor
+    felt: Tensor
+    language: Tensor
 
-    def heatmaps(self, branch: Branch, features: Tensor | None = None) -> Tensor:
-        """Returns the logits [R, V, S, S] of the features, or of what memory made of them."""
-        levels = {side: level.flatten(0, 1) for side, level in self.levels.items()}
-        return branch.heatmaps(self.features if features is None else features, levels)
+    def only(self, keep: Tensor) -> Looked:
+        """Returns some of the rows, by rising index."""
+        if len(keep) == len(self.felt):
+            return self
+        cloud = Cloud(self.cloud.xyz[keep], self.cloud.rgb[keep], self.cloud.valid[keep])
+        return Looked(cloud, self.images[keep], self.felt[keep], self.language[keep])
 
-    def tokens(self) -> Streams:
-        """Returns view -> [R, N, D]."""
-        per_view = self.features.flatten(3).transpose(2, 3).unbind(dim=1)
-        return dict(zip(VIEWS, per_view, strict=True))
+    def working(self, logits: Tensor) -> Working:
+        """Returns what `SAM2Act.act` reads."""
+        cloud = {"xyz": self.cloud.xyz, "rgb": self.cloud.rgb, "valid": self.cloud.valid}
+        return Working({"logits": logits, **cloud, "proprio": self.felt, "language": self.language})
 
 
-class SAM2Act(Policy):
+class SAM2Act(SAM2ActModel):
     """See the module docstring.
 
     Args:
@@ -89,62 +75,10 @@ class SAM2Act(Policy):
       interface: Observations on offer and clock.
     """
 
-    Config: type[SAM2ActConfig] = SAM2ActConfig
-
     def __init__(self, config: SAM2ActConfig, interface: Interface) -> None:
-        super().__init__()
-        self.config, self.interface = config, interface
-        offered = interface.observations
-        depth = "_" + CAMERA_KEYS[1]
-        self.cameras = config.cameras or sorted(
-            key.removesuffix(depth) for key in offered if key.endswith(depth)
-        )
-        check_cameras(self.cameras, offered, "SAM2Act")
-        missing = [key for key in [*config.proprio, INSTRUCTION] if key not in offered]
-        if missing:
-            raise SpecMismatch(
-                f"SAM2Act needs the observations {missing}; offered: {sorted(offered)}"
-            )
-        if interface.observe_on != DECISION:
-            raise SpecMismatch(
-                f"SAM2Act observes on decisions, but the data observes on {interface.observe_on}: "
-                "collect it with `embodied collect ... observation=rgbd observe_on=decision`"
-            )
-        self.frame = CubeFrame(tuple(config.scene_center_m), config.scene_side_m)
-        self.grid = config.view_size // config.patch
-        numbers = sum(math.prod(offered[key].shape) for key in config.proprio)
-        numbers += config.time_feature
-        width = config.trunk.width
-        self.encoder = Encoder(config.encoder)
-        self.instruction = ByteInstructionEncoder(width)
-        sizes = config.branch()
-        self.coarse, self.fine = (
-            Branch(sizes, self.encoder.channels, numbers, width, heads) for heads in (False, True)
-        )
-        streams = dict.fromkeys(VIEWS, (self.grid**2, width))
-        whole = {"capacity": interface.max_ticks} if config.memory == "full_history" else {}
-        self.memory = build_memory(config.memory, streams, {**whole, **config.memory_config})
+        super().__init__(config, interface)
         if config.learn == "memory":
             self._freeze()
-        self.spec = self._spec()
-
-    def _spec(self) -> PolicySpec:
-        keys = [f"{camera}_{key}" for camera in self.cameras for key in CAMERA_KEYS]
-        keys += [*self.config.proprio, INSTRUCTION]
-        state = {
-            name: ArraySpec(tuple(t.shape[1:]), str(t.dtype).removeprefix("torch."))
-            for name, t in self.initial_state(1).items()
-        }
-        return PolicySpec(
-            observations={key: self.interface.observations[key] for key in keys},
-            action=ActionSpec(KEYFRAME, len(NAMES), 1, -10.0, 10.0, NAMES),
-            control_hz=self.interface.control_hz,
-            observe_on=DECISION,
-            observe_period_s=self.interface.observe_period_s,
-            noise_shape=(1,),
-            noise_law=NO_NOISE,
-            state=state,
-        )
 
     # ---- what learns -------------------------------------------------------------------
 
@@ -171,38 +105,63 @@ class SAM2Act(Policy):
             self.training = True
         return self
 
-    def set_statistics(self, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Refuses demonstrations whose keyframes lie outside the scene box.
+    # ---- what never learns in the second stage -----------------------------------------
 
-        Args:
-          statistics: ``keyframe`` (``low``, ``high`` [9]).
-        """
-        if KEYFRAME not in statistics:
-            raise SpecMismatch(
-                "SAM2Act learns keyframes, and the data has none: collect it with "
-                "`embodied collect ... observation=rgbd observe_on=decision`"
-            )
-        low, high = (
-            torch.as_tensor(statistics[KEYFRAME][name][:3], dtype=torch.float32)
-            for name in ("low", "high")
-        )
-        if bool((self.frame.to_cube(torch.stack([low, high])).abs() > 1).any()):
-            raise SpecMismatch(
-                f"the data has keyframes from {_metres(low)} to {_metres(high)} m, which the "
-                f"scene box (centre {_metres(low.new_tensor(self.frame.center_m))} m, side "
-                f"{self.frame.side_m:g} m) does not hold; set policy.config.scene_center_m and "
-                "scene_side_m so that it does"
-            )
+    @property
+    def frozen_copies(self) -> int:  # type: ignore[override]
+        return self.config.augment.copies
 
-    def check(self, obs: Observation, source: str) -> None:
-        check_clouds(obs, self.cameras, self.frame, needs="SAM2Act", gives=source)
+    def frozen_key(self) -> dict[str, Any]:
+        config = self.config
+        if config.learn != "memory":
+            return {}
+        sees = ("scene_center_m", "scene_side_m", "view_size", "patch", "points_stride",
+                "right_eye", "proprio", "time_feature")  # fmt: skip
+        move = dataclasses.asdict(config.augment)
+        move.pop("kept")  # more copies are further files of the same directory
+        cameras = {c: list(self.spec.observations[f"{c}_depth_m"].shape) for c in self.cameras}
+        parts = {
+            "encoder": self.encoder.base,
+            "trunk": self.coarse.trunk,
+            "words": self.instruction,
+        }
+        return {
+            "policy": "sam2act",
+            "version": self.version,
+            **{name: getattr(config, name) for name in sees},
+            "augment": move,
+            "cameras": cameras,
+            "image_size": self.encoder.image_size,
+            "weights": {name: module_digest(part) for name, part in parts.items()},
+        }
 
-    def initial_state(self, batch: int, capacity: int | None = None) -> State:
-        state = self.memory.initial(batch, capacity)
-        if self.config.time_feature:
-            device = self.coarse.trunk.position.device
-            state[COUNT] = torch.zeros(batch, dtype=torch.int64, device=device)
-        return state
+    def frozen_inputs(self) -> list[str]:
+        return list(self.spec.observations)
+
+    def encode_frozen(self, segment: Segment, generator: torch.Generator) -> dict[str, Tensor]:
+        """See the base class; X and levels as float16, the move as it is."""
+        shape = segment.valid.shape
+        counts, _ = self._counts(segment, self.initial_state(shape[0]))
+        rows = torch.arange(segment.valid.numel(), device=segment.valid.device)
+        looked, lesson = self._look(segment, self._acts(segment), rows, counts, generator)
+        parts = looked.images, looked.felt, looked.language
+        seen = self._encode_frozen(self.coarse, *parts)
+        levels = {f"{LEVEL}{side}": level.half() for side, level in seen.levels.items()}
+        kept = {FEATURES: seen.features.half(), **levels}
+        move = {YAW: lesson.move.yaw_rad[0], SHIFT: lesson.move.shift[0]}
+        return {name: value.unflatten(0, shape) for name, value in {**kept, **move}.items()}
+
+    def _kept(self, segment: Segment, acts: Tensor, rows: Tensor) -> tuple[Seen, Lesson]:
+        """Returns what `encode_frozen` made of the rows of a segment, and what they teach."""
+        move = Move(segment.obs[YAW], segment.obs[SHIFT])
+        lesson = make_lesson(segment, acts, rows, self.frame, move)
+        levels = {
+            int(key.removeprefix(LEVEL)): lesson.at(value).float()
+            for key, value in segment.obs.items()
+            if key.startswith(LEVEL)
+        }
+        features = lesson.at(segment.obs[FEATURES]).float()
+        return Seen(features, self._projected(levels)), lesson
 
     # ---- one tick ----------------------------------------------------------------------
 
@@ -210,9 +169,8 @@ class SAM2Act(Policy):
         self, obs: Observation, time_s: Tensor, state: State, reset: Tensor
     ) -> tuple[Working, State]:
         count, kept = self._count(state, reset)
-        cloud = make_cloud(obs, self.cameras, self.frame)
-        felt, language = self._felt(obs, count), self._language(obs)
-        seen = self._see(cloud, felt, language)
+        looked = self._looked(obs, count)
+        seen = self._encode(self.coarse, looked.images, looked.felt, looked.language)
         query = seen.tokens()
         value, pending = self.memory.read(self._asked(query), time_s, kept, reset)
         logits = seen.heatmaps(self.coarse, self._maps(value))
@@ -220,22 +178,15 @@ class SAM2Act(Policy):
         new = self.memory.write(pending, item, time_s, kept)
         if count is not None:
             new[COUNT] = count + 1
-        features = {
-            "logits": logits,
-            "xyz": cloud.xyz,
-            "rgb": cloud.rgb,
-            "valid": cloud.valid,
-            "proprio": felt,
-            "language": language,
-        }
-        return Working(features), new
+        return looked.working(logits), new
 
     def act(self, working: Working, noise: Tensor) -> Action:
         seen = working.features
         cloud = Cloud(seen["xyz"], seen["rgb"], seen["valid"])
         near = heatmaps.decode(seen["logits"])
         crop_cloud = zoom_cloud(cloud, near, self.config.zoom)
-        fine = self._branch_features(self.fine, crop_cloud, seen["proprio"], seen["language"])
+        images = self._views(crop_cloud, coarse=False)
+        fine = self._encode(self.fine, images, seen["proprio"], seen["language"])
         logits = fine.heatmaps(self.fine)
         place = heatmaps.decode(logits)
         pixels = heatmaps.project(place, self.config.view_size)
@@ -253,27 +204,13 @@ class SAM2Act(Policy):
     ) -> dict[str, Tensor]:
         count, kept = self._count(state, reset)
         kept = self.memory.clear(kept, reset)
-        cloud = make_cloud(obs, self.cameras, self.frame)
-        felt, language = self._felt(obs, count), self._language(obs)
-        images = self._views(cloud, coarse=True)
-        seen = self._encode(self.coarse, images, felt, language)
+        looked = self._looked(obs, count)
+        seen = self._encode(self.coarse, looked.images, looked.felt, looked.language)
         query = self._asked(seen.tokens())
         value, _ = self.memory.read(query, time_s, kept, torch.zeros_like(reset))
         logits = seen.heatmaps(self.coarse, self._maps(value))
-        chunk = self.act(
-            Working(
-                {
-                    "logits": logits,
-                    "xyz": cloud.xyz,
-                    "rgb": cloud.rgb,
-                    "valid": cloud.valid,
-                    "proprio": felt,
-                    "language": language,
-                }
-            ),
-            logits.new_zeros(len(logits), 1),
-        ).chunk
-        colours = images[:, :, RGB].permute(0, 1, 3, 4, 2)
+        chunk = self.act(looked.working(logits), logits.new_zeros(len(logits), 1)).chunk
+        colours = looked.images[:, :, RGB].permute(0, 1, 3, 4, 2)
         return {
             **self.memory.inspect(query, time_s, kept),
             "view.image": (255 * colours).round().to(torch.uint8),
@@ -284,14 +221,10 @@ class SAM2Act(Policy):
             "keyframe": chunk[:, 0],
         }
 
-    # ---- pieces of a tick --------------------------------------------------------------
-
-    def _count(self, state: State, reset: Tensor) -> tuple[Tensor | None, State]:
-        """Returns how many keyframes went by [B] (None without the time feature), and the rest."""
-        if not self.config.time_feature:
-            return None, state
-        rest = {name: tensor for name, tensor in state.items() if name != COUNT}
-        return torch.where(reset, torch.zeros_like(state[COUNT]), state[COUNT]), rest
+    def _looked(self, obs: Observation, count: Tensor | None) -> Looked:
+        cloud = make_cloud(obs, self.cameras, self.frame)
+        images = self._views(cloud, coarse=True)
+        return Looked(cloud, images, self._felt(obs, count), self._language(obs))
 
     def _counts(self, segment: Segment, state: State) -> tuple[tuple[Tensor, Tensor] | None, State]:
         """Returns what `count_ticks` does (None without the time feature), and other state."""
@@ -299,70 +232,6 @@ class SAM2Act(Policy):
             return None, state
         rest = {name: tensor for name, tensor in state.items() if name != COUNT}
         return count_ticks(state[COUNT], segment.is_first, segment.valid), rest
-
-    def _felt(self, obs: Observation, count: Tensor | None) -> Tensor:
-        parts = [obs[key].flatten(1).float() for key in self.config.proprio]
-        if count is not None:
-            parts.append(2 * (1 - count.float()[:, None] / (KEYFRAMES - 1)) - 1)
-        return torch.cat(parts, dim=-1)
-
-    def _language(self, obs: Observation) -> Tensor:
-        return self.instruction(obs[INSTRUCTION])[:, None]
-
-    def _views(self, cloud: Cloud, coarse: bool) -> Tensor:
-        """Draws the three views of a cloud, [R, V, 10, S, S]."""
-        if coarse and self.config.points_stride > 1:
-            cloud = self._thinned(cloud)
-        return render(cloud, self.config.view_size, self.config.right_eye)
-
-    def _thinned(self, cloud: Cloud) -> Cloud:
-        """Keeps every so many-th row and column of each picture."""
-        stride, kept, start = self.config.points_stride, [], 0
-        for camera in self.cameras:
-            height, width = self.interface.observations[f"{camera}_depth_m"].shape
-            index = torch.arange(height * width, device=cloud.xyz.device) + start
-            kept.append(index.view(height, width)[::stride, ::stride].flatten())
-            start += height * width
-        index = torch.cat(kept)
-        return Cloud(
-            cloud.xyz.index_select(1, index),
-            cloud.rgb.index_select(1, index),
-            cloud.valid.index_select(1, index),
-        )
-
-    def _encode(self, branch: Branch, images: Tensor, felt: Tensor, language: Tensor) -> Seen:
-        rows = images.shape[0]
-        levels = self.encoder(images[:, :, RGB].flatten(0, 1))
-        features = branch.trunk(images, levels, felt, language)
-        finer = {s: x.unflatten(0, (rows, -1)) for s, x in levels.items() if s > self.grid}
-        return Seen(features, finer)
-
-    def _see(self, cloud: Cloud, felt: Tensor, language: Tensor) -> Seen:
-        return self._encode(self.coarse, self._views(cloud, coarse=True), felt, language)
-
-    def _branch_features(
-        self, branch: Branch, cloud: Cloud, felt: Tensor, language: Tensor
-    ) -> Seen:
-        return self._encode(branch, self._views(cloud, coarse=False), felt, language)
-
-    def _asked(self, query: Streams) -> Streams:
-        """Adds the position codes of the coarse trunk, where the memory knows them."""
-        if not self.memory.marks:
-            return query
-        codes = self.coarse.trunk.position.unbind(dim=0)
-        return {**query, **{f"{v}.position": c for v, c in zip(VIEWS, codes, strict=True)}}
-
-    def _marks(self, logits: Tensor) -> Streams:
-        """Returns the heatmaps [R, V, S, S] as entries of an item, where the memory stores them."""
-        if not self.memory.marks:
-            return {}
-        flat = logits.flatten(2).unsqueeze(-1).unbind(dim=1)
-        return {f"{view}.mark": mark for view, mark in zip(VIEWS, flat, strict=True)}
-
-    def _maps(self, tokens: Streams) -> Tensor:
-        """Returns view -> [..., N, D] as maps [..., V, D, G, G]."""
-        stacked = torch.stack([tokens[view] for view in VIEWS], dim=-3)
-        return stacked.transpose(-1, -2).unflatten(-1, (self.grid, self.grid))
 
     # ---- learning ----------------------------------------------------------------------
 
@@ -376,18 +245,16 @@ class SAM2Act(Policy):
         """
         generator = torch.default_generator if generator is None else generator
         few = looks_at_data(segment.valid)
-        acts = segment.act_mask & segment.valid & segment.extras["keyframe_valid"]
+        acts = self._acts(segment)
         needed = segment.valid if self.config.memory != "none" else acts
         rows = chosen_rows(needed.reshape(-1), few)
-        lesson = draw_lesson(segment, acts, rows, self.frame, self.config.augment, generator)
         counts, kept = self._counts(segment, state)
-        obs = {key: lesson.at(segment.obs[key]) for key in self.spec.observations}
-        felt = self._felt(obs, None if counts is None else lesson.at(counts[0]))
-        language = self._language(obs)
-        cloud = unproject(obs, self.cameras, self.frame)
-        cloud = crop(dataclasses.replace(cloud, xyz=lesson.move.points(cloud.xyz[None])[0]))
-
-        seen = self._see(cloud, felt, language)
+        looked: Looked | None = None
+        if FEATURES in segment.obs:
+            seen, lesson = self._kept(segment, acts, rows)
+        else:
+            looked, lesson = self._look(segment, acts, rows, counts, generator)
+            seen = self._encode(self.coarse, looked.images, looked.felt, looked.language)
         labels = self._labels(lesson.point)
         logits, after = self._remember(seen, labels, segment, lesson, kept)
         if counts is not None:
@@ -397,14 +264,34 @@ class SAM2Act(Policy):
         metrics = {"coarse_loss": loss.detach()}
         off = (heatmaps.decode(logits.detach()) - lesson.point).norm(dim=-1)
         metrics["coarse_error_m"] = masked_mean(off, lesson.weight) / self.frame.per_metre
-        if self.config.learn == "all":
+        if self.config.learn == "all" and looked is not None:
             keep = chosen_rows(lesson.weight, few)
-            near = Cloud(cloud.xyz[keep], cloud.rgb[keep], cloud.valid[keep])
-            fine_loss, told = self._fine_loss(
-                near, felt[keep], language[keep], lesson.only(keep), generator
-            )
+            fine_loss, told = self._fine_loss(looked.only(keep), lesson.only(keep), generator)
             loss, metrics = loss + fine_loss, {**metrics, **told}
         return LossOutput(loss, {"loss": loss.detach(), **metrics}, after)
+
+    def _acts(self, segment: Segment) -> Tensor:
+        """Returns the ticks that have a target, bool [B, T]."""
+        acts: Tensor = segment.act_mask & segment.valid & segment.extras["keyframe_valid"]
+        return acts
+
+    def _look(
+        self,
+        segment: Segment,
+        acts: Tensor,
+        rows: Tensor,
+        counts: tuple[Tensor, Tensor] | None,
+        generator: torch.Generator,
+    ) -> tuple[Looked, Lesson]:
+        """Moves the scenes of a segment at random and draws them; returns what they teach too."""
+        goals = targets(segment, acts, self.frame)
+        move = augment.draw(goals, acts, self.config.augment, generator)
+        lesson = make_lesson(segment, acts, rows, self.frame, move)
+        obs = {key: lesson.at(segment.obs[key]) for key in self.spec.observations}
+        cloud = unproject(obs, self.cameras, self.frame)
+        cloud = crop(dataclasses.replace(cloud, xyz=lesson.move.points(cloud.xyz[None])[0]))
+        felt = self._felt(obs, None if counts is None else lesson.at(counts[0]))
+        return Looked(cloud, self._views(cloud, coarse=True), felt, self._language(obs)), lesson
 
     def _labels(self, point: Tensor) -> Tensor:
         """Returns the heatmaps [R, V, S, S] that mean points [R, 3]."""
@@ -446,20 +333,15 @@ class SAM2Act(Policy):
         return logits, state
 
     def _fine_loss(
-        self,
-        cloud: Cloud,
-        felt: Tensor,
-        language: Tensor,
-        lesson: Lesson,
-        generator: torch.Generator,
+        self, looked: Looked, lesson: Lesson, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Looks near the true points and compares what the fine branch says with the truth."""
         dice = torch.rand(lesson.point.shape, generator=generator, device=generator.device)
         off = (2 * dice.to(lesson.point.device) - 1) * self.config.fine_noise
         center = lesson.point + off
         point = zoom(lesson.point, center, self.config.zoom)
-        views = self._views(zoom_cloud(cloud, center, self.config.zoom), coarse=False)
-        fine = self._encode(self.fine, views, felt, language)
+        views = self._views(zoom_cloud(looked.cloud, center, self.config.zoom), coarse=False)
+        fine = self._encode(self.fine, views, looked.felt, looked.language)
         logits, labels = fine.heatmaps(self.fine), self._labels(point)
         pixels = heatmaps.project(point, self.config.view_size)
         noise = teacher_noise(lesson.bins, generator)
@@ -484,7 +366,3 @@ class SAM2ActPlus(SAM2Act):
     """The second stage: a memory, learnt with the rest frozen."""
 
     Config = SAM2ActPlusConfig
-
-
-def _metres(point: Tensor) -> str:
-    return "(" + ", ".join(f"{v:.3f}" for v in point.tolist()) + ")"

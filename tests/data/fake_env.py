@@ -63,10 +63,15 @@ class FakeEnv(gymnasium.Env):
                 key: gymnasium.spaces.Box(
                     spec.low, spec.high, spec.shape, np.dtype(spec.dtype).type
                 )
-                for key, spec in camera_specs(camera, n).items()
+                for key, spec in camera_specs(camera, n, depth=self.depth).items()
             }
         self.observation_space = gymnasium.spaces.Dict(spaces)
         self.action_space = gymnasium.spaces.Box(-1, 1, (7,), np.float32)
+
+    @property
+    def depth(self) -> bool:
+        """Whether cameras give depth."""
+        return self.config.observation == "rgbd"
 
     def spec_dict(self) -> dict[str, Any]:
         return {"task": self.task_name, "level": self.level, "knobs": {"k": CUES},
@@ -142,6 +147,9 @@ class FakeEnv(gymnasium.Env):
             obs[f"{camera}_intrinsics"] = np.array([[9, 0, 8], [0, 9, 8], [0, 0, 1]], np.float32)
             obs[f"{camera}_cam_to_world"] = np.diag([1, -1, -1, 1]).astype(np.float32)
             obs[f"{camera}_cam_to_world"][2, 3] = 1.0
+            if self.depth:  # a slope that the hand tilts
+                rows = np.linspace(0.8, 0.95 + 0.2 * float(self.pos[1]), self.config.image_size)
+                obs[f"{camera}_depth_m"] = np.tile(rows.astype(np.float32), (len(rows), 1))
         return obs
 
     def current_info(self, gate: bool = False) -> dict[str, Any]:

@@ -41,17 +41,18 @@ def test_kept_outputs_are_those_of_the_encoder(segments, tmp_path, monkeypatch):
     plain = segments.batch(1)
     directory = attach_features(policy, segments, tmp_path)
     kept = segments.batch(1)
-    expected = policy.encode_frozen({k: v.flatten(0, 1) for k, v in plain.obs.items()})
+    with torch.no_grad():
+        expected = policy.encode_frozen(plain, torch.Generator())
     assert expected.keys() == {"encoded_visual", "encoded_cognitive"}
     for name, value in expected.items():
-        found = kept.obs[name].flatten(0, 1)[plain.valid.flatten()]
+        found = kept.obs[name][plain.valid]
         assert found.dtype == torch.float16
-        torch.testing.assert_close(found.float(), value[plain.valid.flatten()], atol=2e-3, rtol=0)
+        torch.testing.assert_close(found, value[plain.valid], atol=2e-3, rtol=0)
     torch.testing.assert_close(loss(policy, kept), loss(policy, plain), atol=2e-3, rtol=1e-3)
 
     # A second run encodes nothing, a killed one what is missing.
     count = []
-    monkeypatch.setattr(type(policy), "encode_frozen", lambda self, obs: count.append(1))
+    monkeypatch.setattr(type(policy), "encode_frozen", lambda *_: count.append(1))
     other = SegmentDataset(segments.stores[0].path, SegmentConfig(3))
     assert attach_features(make(other), other, tmp_path) == directory
     assert count == []

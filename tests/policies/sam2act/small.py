@@ -32,7 +32,7 @@ HIERA = {
 }
 
 
-def make(**options: object) -> SAM2Act:
+def make(interface: Interface | None = None, **options: object) -> SAM2Act:
     """Returns a policy for two cameras of 16 px, with scenes left where they are in training."""
     sizes: dict[str, object] = {
         "view_size": 32,
@@ -48,4 +48,5 @@ def make(**options: object) -> SAM2Act:
     }  # fmt: skip
     config = SAM2ActConfig(**{**sizes, **options})  # type: ignore[arg-type]
     torch.manual_seed(0)
-    return SAM2Act(config, Interface(OBSERVATIONS, observe_on="decision", max_ticks=8))
+    made_for = interface or Interface(OBSERVATIONS, observe_on="decision", max_ticks=8)
+    return SAM2Act(config, made_for)

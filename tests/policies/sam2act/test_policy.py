@@ -11,9 +11,11 @@ import torch
 from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.specs import Interface, camera_specs
 from embodied.core.types import Segment
+from policies.sam2act.cloud import every_so_many, make_cloud
 from policies.sam2act.config import SAM2ActConfig, SAM2ActPlusConfig
 from policies.sam2act.lesson import as_logits, count_ticks
-from policies.sam2act.policy import NAMES, SAM2Act, SAM2ActPlus
+from policies.sam2act.model import NAMES
+from policies.sam2act.policy import SAM2Act, SAM2ActPlus
 from tests.contracts.policy import random_array
 from tests.policies.sam2act.small import OBSERVATIONS, SMALL_MEMORY, make
 
@@ -238,10 +240,8 @@ def test_the_time_feature_falls_from_one():
 
 def test_a_stride_thins_each_picture_of_the_coarse_cloud():
     policy = make(points_stride=4)
-    from policies.sam2act.cloud import make_cloud
-
     cloud = make_cloud(scene(policy, 1), policy.cameras, policy.frame)
-    thin = policy._thinned(cloud)
+    thin = every_so_many(cloud, [(16, 16)] * 2, policy.config.points_stride)
     assert thin.xyz.shape[1] == cloud.xyz.shape[1] // 16
     picture = cloud.rgb[:, :256].view(1, 16, 16, 3)
     assert torch.equal(thin.rgb[:, :16].view(1, 4, 4, 3), picture[:, ::4, ::4])
