@@ -21,13 +21,23 @@ def sentences(certificate: Mapping[str, Any] | None, level: str) -> list[str]:
     lines = [_ceiling(proof["ceiling"])]
     for control, found in proof["aliasing"].items():
         pairs = sum(behaviour["pairs"] for behaviour in found["behaviours"].values())
-        gate, reactive = proof["gate"][control], proof["reactive"][control]
+        gate = proof["gate"][control]
         equal = "equal to the last bit" if found["holds"] else "NOT equal"
         shows = "never shows" if gate["holds"] else "SHOWS"
         lines.append(
             f"Under {control}: {pairs} pairs of rollouts with different cues are {equal} at go; "
-            f"what was corrupted before a gate {shows} after it ({gate['corruptions']} attempts); "
-            f"with the cue left in sight the ceiling is {percent(reactive['ceiling'])}."
+            f"what was corrupted before a gate {shows} after it ({gate['corruptions']} attempts)."
+        )
+    for control, twin in proof["reactive"].items():
+        lines.append(
+            f"Under {control}, with the cue left in sight: ceiling {percent(twin['ceiling'])}."
+        )
+    for control, kept in proof.get("window", {}).items():
+        lines.append(
+            f"Under {control}, {kept['label']}: the first frame alone suffices in "
+            f"{percent(kept['first'])}. Of at least {kept['history_ticks']} ticks the last "
+            f"{kept['last_ticks']} solve all, or the first and the last "
+            f"{kept['first_and_last_ticks']}."
         )
     for name, expert in proof["expert"].items():
         lines.append(
