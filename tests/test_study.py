@@ -78,6 +78,27 @@ def test_jobs_train_once_and_carry_on(study: Any, monkeypatch: Any, tmp_path: Pa
     assert lines["ours"].followed == 0.75
 
 
+def test_runs_that_start_from_another_wait_for_it(study: Any, tmp_path: Path) -> None:
+    v = study.Variant
+    question = study.Study(
+        "toy", "A toy", "", ("task=a",), (),
+        (
+            v("second", "", ("policy=b",), seeds=(0, 1), init="first"),
+            v("other", ""),
+            v("again", "", like="second"),
+            v("first", "", seeds=(0, 1)),
+        ),
+    )  # fmt: skip
+    todo = study.jobs(question, [], tmp_path)
+    names = [f"{job.variant.name}-{job.seed}" for job in todo]
+    assert names == ["other-0", "first-0", "first-1", "second-0", "second-1", "again-0"]
+    init = f"init={tmp_path / 'toy' / 'first-s1'}"
+    assert todo[4].cell.training == ("task=a", "policy=b", init, "seed=1")
+    # Whoever asks for one gets what it starts from, too.
+    asked = study.jobs(question, ["second"], tmp_path)
+    assert [job.variant.name for job in asked] == ["first", "first", "second", "second"]
+
+
 def test_table_and_picture(study: Any, script: Any, tmp_path: Path) -> None:  # noqa: F811
     table, question = script("studies.table"), toy(study)
     variants = question.variants
@@ -164,6 +185,8 @@ def test_every_option_of_the_studies_composes(script: Any) -> None:  # noqa: F81
     for question in questions:
         assert len({v.name for v in question.variants}) == len(question.variants)
     for question, variant in ((q, v) for q in questions for v in q.variants):
+        trained = {v.name: v for v in question.variants if not v.like}
+        assert not variant.init or set(variant.seeds) <= set(trained[variant.init].seeds)
         if not variant.like:
             command = base.load("train")
             options = base.parse(command, [*question.train, *variant.train], "train")

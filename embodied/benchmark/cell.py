@@ -33,8 +33,8 @@ class Cell:
       log: File that all output goes to.
       training: Words of ``embodied train`` but for ``out=``.
       evaluating: Words of ``embodied evaluate`` but for the run and ``out=``.
-      looks: Directory of the evaluation that explains its episodes.
-      looking: Words for that one; none where nothing is asked for.
+      looks: Directory of the evaluation that explains its episodes; None for no such one.
+      looking: Words for that one.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Cell:
     log: Path
     training: tuple[str, ...]
     evaluating: tuple[str, ...]
-    looks: Path
+    looks: Path | None = None
     looking: tuple[str, ...] = ()
 
     @property
@@ -68,7 +68,7 @@ class Cell:
             self.call("train", *(("--resume",) if begun else self.training), f"out={self.run}")
         if not self.evaluated:
             self.call("evaluate", str(self.run), *self.evaluating, f"out={self.results}")
-        if self.looking and not (self.looks / RESULTS).exists():
+        if self.looks and self.looking and not (self.looks / RESULTS).exists():
             self.call("evaluate", str(self.run), *self.looking, f"out={self.looks}")
 
     def call(self, *words: str) -> None:

@@ -16,7 +16,7 @@ from policies.sam2act.upsample import UpsampleOptions
 from policies.sam2act.views import RIGHT_EYE
 
 LEARNS = ("all", "memory")
-MARKS = ("predicted", "true")
+MARKS = ("predicted", "labels")
 
 
 @dataclasses.dataclass
@@ -49,7 +49,7 @@ class SAM2ActConfig:
       memory: Name in ``embodied.memory.MEMORIES``, between the coarse trunk and its upsampler.
       memory_config: Options of that memory.
       marks: Heatmaps that memory stores in training: the policy's own ``"predicted"`` ones
-        (published) or the ``"true"`` labels.
+        (published) or the true ones, ``"labels"``.
       learn: ``"all"`` weights (stage 1), or ``"memory"`` (stage 2): memory, the coarse upsampler
         and the encoder's projections of its finer levels, from the coarse loss alone.
     """

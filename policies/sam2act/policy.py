@@ -318,7 +318,7 @@ class SAM2Act(SAM2ActModel):
         else:
             said: list[Tensor] = []
             levels = {side: grid(level) for side, level in seen.levels.items()}
-            truth = grid(as_logits(labels)) if self.config.marks == "true" else None
+            truth = grid(as_logits(labels)) if self.config.marks == "labels" else None
 
             def item_of(query: Streams, value: Streams) -> Streams:
                 now = len(said)

@@ -31,6 +31,7 @@ class Variant:
       seeds: Training seeds.
       like: A variant whose runs it evaluates in another way, instead of training its own.
       at: Where it stands on the axis of a curve, with all others that are `like` the same.
+      init: A variant whose runs, of the same seeds, its own start from.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Variant:
     seeds: tuple[int, ...] = (0,)
     like: str = ""
     at: float | None = None
+    init: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +72,13 @@ class Study:
     facts: tuple[str, ...] = ()
 
     def chosen(self, names: Sequence[str]) -> list[Variant]:
-        """Returns the variants of these names, or all."""
+        """Returns the variants of these names and those that they start from, or all."""
         known = {variant.name: variant for variant in self.variants}
         for name in names:
             if name not in known:
                 raise unknown_name(f"variant of {self.name}", name, known)
-        return [known[name] for name in names] if names else list(self.variants)
+        first = [known[name].init for name in names if known[name].init]
+        return [known[n] for n in dict.fromkeys([*first, *names])] if names else [*self.variants]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,11 @@ class Job:
         return self.root / f"{self.variant.like or self.variant.name}-s{self.seed}"
 
     @property
+    def turn(self) -> int:
+        """Its place among the jobs: after the runs that it starts from or evaluates."""
+        return 2 if self.variant.like else 1 if self.variant.init else 0
+
+    @property
     def results(self) -> Path:
         """The evaluation directory."""
         suffix = f"-{self.variant.name}" if self.variant.like else ""
@@ -101,12 +109,14 @@ class Job:
     @property
     def cell(self) -> Cell:
         """What is trained and evaluated."""
+        before = self.variant.init
+        init = (f"init={self.root / f'{before}-s{self.seed}'}",) if before else ()
         return Cell(
             name=f"{self.variant.name}-s{self.seed}",
             run=self.run,
             results=self.results,
             log=self.root / f"{self.variant.name}-s{self.seed}.log",
-            training=(*self.study.train, *self.variant.train, f"seed={self.seed}"),
+            training=(*self.study.train, *self.variant.train, *init, f"seed={self.seed}"),
             evaluating=(*self.study.evaluate, *self.variant.evaluate),
         )
 
@@ -141,10 +151,10 @@ class Job:
 
 
 def jobs(study: Study, names: Sequence[str], root: Path) -> list[Job]:
-    """Returns the jobs of the chosen variants; those that train come before those that don't."""
+    """Returns the jobs of the chosen variants, each behind those whose runs it needs."""
     chosen = study.chosen(names)
     made = [Job(study, v, seed, root / study.name) for v in chosen for seed in v.seeds]
-    return sorted(made, key=lambda job: bool(job.variant.like))
+    return sorted(made, key=lambda job: job.turn)
 
 
 def work(todo: Sequence[Job], jobs: int) -> None:
@@ -154,8 +164,8 @@ def work(todo: Sequence[Job], jobs: int) -> None:
       EmbodiedError: Naming those that failed, once all others are done.
     """
     failed: dict[str, str] = {}
-    for like in (False, True):  # what evaluates another's runs waits for them
-        some = [job for job in todo if bool(job.variant.like) is like]
+    for turn in sorted({job.turn for job in todo}):  # what needs another's runs waits for them
+        some = [job for job in todo if job.turn == turn]
         failed |= side_by_side([job.work for job in some], [job.cell.name for job in some], jobs)
     if failed:
         raise EmbodiedError(f"{len(failed)} runs failed: {', '.join(failed)}")

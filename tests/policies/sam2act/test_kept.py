@@ -61,7 +61,7 @@ def learn(policy: SAM2Act, batch: Segment, seed: int) -> dict[str, torch.Tensor]
     return {"loss": loss.detach(), **grads}
 
 
-@pytest.mark.parametrize("options", [{}, {"time_feature": True}, {"marks": "true"}])
+@pytest.mark.parametrize("options", [{}, {"time_feature": True}, {"marks": "labels"}])
 def test_kept_outputs_teach_what_encoding_anew_does(
     options: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +143,7 @@ def test_more_moves_are_added_and_others_kept_apart(
     assert attach(augment=four) == (directory, 2 * episodes)
     # What memory is, and what it is taught with, changes nothing that is kept.
     window = {**SMALL_MEMORY, "capacity": 1}
-    assert attach(augment=four, memory_config=window, marks="true") == (directory, 0)
+    assert attach(augment=four, memory_config=window, marks="labels") == (directory, 0)
     # What was interrupted is filled in.
     max(directory.glob("*.safetensors")).unlink()
     assert 0 < attach(augment=four)[1] <= episodes

@@ -200,9 +200,9 @@ def test_jj_the_last_tick_teaches_what_the_first_stored():
     assert grad.abs().sum() > 0
 
 
-def test_true_marks_are_stored_in_training_on_request():
+def test_labels_are_stored_in_training_on_request():
     losses = []
-    for marks in ("predicted", "true"):
+    for marks in ("predicted", "labels"):
         policy = make(**PLUS, marks=marks).eval()
         losses.append(learn(policy, segment(policy)).item())
     assert losses[0] != losses[1]
