@@ -36,7 +36,7 @@ ANCHOR, WINDOW, BOTH, INTEGRATION = (
 )
 """Labels: the first frame suffices; the last N ticks do; both together do; none of these."""
 
-REDRAWS = 6
+REDRAWS = 4
 """Draws of what the first frame doesn't show, for each seed and cue."""
 
 LONGEST_SHARE = 0.5
