@@ -16,6 +16,7 @@ from embodied.core.task import EnvConfig
 from tests.contracts.memory import MemoryCase, MemoryContract
 from tests.contracts.policy import PolicyCase, PolicyContract
 from tests.contracts.tools import STREAMS
+from tests.examples import installed
 from tests.examples.own_memory import FirstItemConfig, FirstItemMemory
 from tests.examples.own_policy import SmallConfig, SmallPolicy
 
@@ -59,20 +60,14 @@ small_gru = tests.examples.own_policy:SmallPolicy
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def own_package(tmp_path: Path):
     """The examples as an installed distribution offers them."""
-    metadata = tmp_path / "site" / "own-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
-    monkeypatch.syspath_prepend(metadata.parent)
-    registry._entry_points.cache_clear()
-    yield
-    registry._entry_points.cache_clear()
+    with installed(tmp_path, ENTRY_POINTS):
+        yield
 
 
 @pytest.mark.sim
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("own_package")
 def test_the_task_is_solved_by_its_expert_and_hides_its_cue() -> None:
     env = registry.make_env("remember_side", "easy", EnvConfig(observation="state"))
     world = env.unwrapped
@@ -95,7 +90,7 @@ def test_the_task_is_solved_by_its_expert_and_hides_its_cue() -> None:
 
 
 @pytest.mark.sim
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("own_package")
 def test_an_installed_task_runs_in_worker_processes() -> None:
     vector = registry.make_vec(
         "remember_side", "easy", EnvConfig(observation="state"), num_envs=2, num_workers=1
@@ -109,7 +104,7 @@ def test_an_installed_task_runs_in_worker_processes() -> None:
 
 
 @pytest.mark.sim
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("own_package")
 def test_the_policy_trains_on_the_task(tmp_path: Path) -> None:
     from embodied.collect import collect
     from embodied.train.checkpoint import load

@@ -100,7 +100,7 @@ def _rows(level: str, proof: dict[str, Any]) -> list[tuple[str, ...]]:
             ceiling["value"],
             "exact" if ceiling["exact"] else f"{ceiling['closed_form']:.3f} DIFFERS",
             *(_told(proof[part], control, lambda part: _yes(part["holds"])) for part in _PAIRED),
-            _told(proof["window"], control, lambda part: part["label"]),
+            _told(proof.get("window", {}), control, lambda part: part["label"]),
             _told(proof["expert"], control, lambda part: f"{part['successes']}/{part['episodes']}"),
             _yes(proof["holds"]),
         )

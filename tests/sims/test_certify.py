@@ -210,8 +210,8 @@ def test_save_is_whole(tmp_path):
 def test_merging_keeps_other_controls():
     def level(control, holds, knobs):
         part = {control: {"holds": holds}}
-        parts = ("mjcf_sha256", "aliasing", "gate", "expert", "reactive")
-        named = dict.fromkeys(parts, part)
+        parts = ("aliasing", "gate", "window", "expert", "reactive")
+        named = {"mjcf_sha256": {control: "model"}, **dict.fromkeys(parts, part)}
         return {"knobs": knobs, "ceiling": {"exact": True}, "holds": holds, **named}
 
     old, new = level("osc", True, {"K": 3}), level("fast", True, {"K": 3})
