@@ -17,6 +17,7 @@ from sims.memory_bench.tasks import (
     rearrange_block,
     remember_color,
     reopen_drawer,
+    set_recall,
     shell_game_swap,
     stack,
     stale_fact,
@@ -41,6 +42,7 @@ TASKS: dict[str, TaskInfo] = {
         blink_count.INFO,
         stop_at_nth_pass.INFO,
         insert_as_shown.INFO,
+        set_recall.INFO,
         lift.INFO,
         stack.INFO,
     )

@@ -28,6 +28,7 @@ COARSE = (
     "blink_count",
     "stop_at_nth_pass",
     "insert_as_shown",
+    "set_recall",
 )
 """Tasks whose expert has been measured on 20 episodes a level or more, under ``fast`` alone. A
 finer measurement takes a name out."""
