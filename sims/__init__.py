@@ -22,6 +22,7 @@ ENV_IDS = {
     "shell_game_swap": "MemoryBench/ShellGameSwap-v0",
     "stale_fact": "MemoryBench/StaleFact-v0",
     "key_trial": "MemoryBench/KeyTrial-v0",
+    "intercept_behind_screen": "MemoryBench/InterceptBehindScreen-v0",
     "bind_shape_color": "MemoryBench/BindShapeColor-v0",
     "odd_one_out": "MemoryBench/OddOneOut-v0",
     "blink_count": "MemoryBench/BlinkCount-v0",

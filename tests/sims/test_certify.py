@@ -23,6 +23,7 @@ COARSE = (
     "pick_times",
     "checklist_inspect",
     "key_trial",
+    "intercept_behind_screen",
     "bind_shape_color",
     "odd_one_out",
     "blink_count",
