@@ -14,6 +14,7 @@ from sims.memory_bench.tasks.stop_at_nth_pass import (
     END_Y_M,
     INFO,
     ORDINALS,
+    REST_S,
     START_Y_M,
     StopAtNthPass,
 )
@@ -58,7 +59,7 @@ def test_time_is_uncertain_by_a_whole_cycle_when_it_has_to_be_stopped(level):
     way, speed, jitter = END_Y_M - START_Y_M, knobs["speed_m_s"], knobs["jitter"]
     shortest, longest = (way / (speed * (1 + s * jitter)) + knobs[gap]
                          for s, gap in ((1, "gap_min_s"), (-1, "gap_max_s")))  # fmt: skip
-    mean = way / speed + (knobs["gap_min_s"] + knobs["gap_max_s"]) / 2
+    mean = REST_S + way / speed + (knobs["gap_min_s"] + knobs["gap_max_s"]) / 2
     assert min(numbers(knobs)) * (longest - shortest) >= mean
 
 
@@ -136,6 +137,8 @@ def test_the_slider_stands_while_the_button_is_pressed_and_a_short_press_is_no_s
     env = make_env(TASK, knobs={**BRIEF, "speed_m_s": 0.07})
     env.reset(seed=4, options={"cue": 1})
     task = env.task
+    while task.slider_y_m() == START_Y_M:
+        env.advance(IDLE)
     follow(env, task.press_path(), lambda: task.vars["press_ticks"] == 8)
     stands = task.slider_y_m()
     up = np.array([0, 0, 0.5, 0, 0, 0, -1.0])

@@ -72,6 +72,7 @@ class BlinkCount(ChoiceTask):
     """The cue is one less than the number of blinks."""
 
     info = INFO
+    later_plan = ("waits", "counts")
     instructions = (
         "count how often the amber lamp blinks and press the pad with that number",
         "press the pad whose place in the row is the number of amber flashes",

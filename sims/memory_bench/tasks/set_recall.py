@@ -99,6 +99,7 @@ class SetRecall(ProgressTask, ColourChoiceTask):
     """The cue is the set; at each touch the scene is the same for all."""
 
     info = INFO
+    later_plan = ("order",)
     instructions = (
         "touch every cube whose color was shown, each of them once and no other",
         "remember which colors you see and later touch exactly those cubes",

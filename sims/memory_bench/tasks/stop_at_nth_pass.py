@@ -30,8 +30,10 @@ from sims.memory_bench.task import TICKS_PER_S, Waypoint
 SLIDER, MARK, TRACK = "slider", "mark", "track"
 ORDINALS = ("zeroth", "first", "second", "third", "fourth", "fifth", "sixth")
 TRACK_RGB = (0.22, 0.22, 0.24)
-TRACK_X_M, START_Y_M, END_Y_M, MARK_Y_M = 0.20, -0.25, 0.25, (0.03, 0.10)
+TRACK_X_M, START_Y_M, END_Y_M, MARK_Y_M = 0.20, -0.25, 0.22, (0.03, 0.10)
 """The slider's way along the table, and where on it the mark may lie."""
+REST_S = 1.0
+"""How long the slider stands before a pass."""
 LEAD_S = 0.2
 """From the moment at which an expert's hand leaves its place above the button to the press."""
 
@@ -44,7 +46,7 @@ _WAIT = 9  # stage of the expert's waypoints
 
 def _slowest_s(knobs: Mapping[str, Any]) -> float:
     """Returns how long the slowest pass takes."""
-    return (END_Y_M - START_Y_M) / (knobs["speed_m_s"] * (1 - knobs["jitter"]))
+    return REST_S + (END_Y_M - START_Y_M) / (knobs["speed_m_s"] * (1 - knobs["jitter"]))
 
 
 def _ceiling(knobs: Mapping[str, Any]) -> float:
@@ -72,11 +74,11 @@ INFO = TaskInfo(
     entry="sims.memory_bench.tasks.stop_at_nth_pass:StopAtNthPass",
     summary="a slider crosses a mark again and again; stop it there on pass n",
     levels=levels.four(
-        _level(2, 3, 0.05, 0.065, 0.3, 0.0),
-        _level(2, 4, 0.04, 0.075, 0.35, 0.0),
-        _level(3, 5, 0.03, 0.085, 0.4, 0.5),
-        _level(4, 6, 0.02, 0.085, 0.5, 1.0),
-        execute_s=15.0,
+        _level(2, 3, 0.05, 0.06, 0.3, 0.0),
+        _level(2, 4, 0.04, 0.065, 0.35, 0.0),
+        _level(3, 5, 0.03, 0.07, 0.4, 0.5),
+        _level(4, 6, 0.02, 0.07, 0.5, 1.0),
+        execute_s=16.0,
     ),
     ceiling=_ceiling,
     cues=counted.cues,
@@ -187,8 +189,8 @@ class StopAtNthPass(CountedTask, HandsOnTask):
         }
 
     def choice_vars(self) -> dict[str, Any]:
-        """For how many ticks the slider has moved in this pass and the button been pressed."""
-        return {"moved_ticks": 0, **self.press_vars()}
+        """For how many ticks this pass has gone on and the button been pressed."""
+        return {"pass_ticks": 0, **self.press_vars()}
 
     @property
     def speed_m_s(self) -> float:
@@ -197,7 +199,8 @@ class StopAtNthPass(CountedTask, HandsOnTask):
 
     def slider_y_m(self) -> float:
         """Returns where on its way the slider is."""
-        return START_Y_M + self.speed_m_s * self.vars["moved_ticks"] / TICKS_PER_S
+        moving_s = self.vars["pass_ticks"] / TICKS_PER_S - REST_S
+        return START_Y_M + self.speed_m_s * max(moving_s, 0.0)
 
     def setup_gap(self) -> None:
         """Mark, track and button; the slider is away."""
@@ -227,7 +230,7 @@ class StopAtNthPass(CountedTask, HandsOnTask):
         if self.press_held():
             return self._stop()
         if not self.vars["press_ticks"]:
-            self.vars["moved_ticks"] += 1
+            self.vars["pass_ticks"] += 1
             self._move_slider()
         if self.slider_y_m() < END_Y_M:
             return None
@@ -271,7 +274,11 @@ class StopAtNthPass(CountedTask, HandsOnTask):
         """Presses when the slider is about to be on the mark; rises when led astray."""
         if self.strayed(goal_world_m[:2], parts_button.TOP_M + TABLE_TOP_M + 0.04):
             return self.waypoints()
-        return self.press_path()[-1:] if stage == _WAIT and self._due() else None
+        return [self._press()] if stage == _WAIT and self._due() else None
+
+    def _press(self) -> Waypoint:
+        """Returns the way down; it counts as reached at once, so that nothing disturbs the move."""
+        return dataclasses.replace(self.press_path()[-1], tol_m=0.08, dwell_ticks=30)
 
     def _due(self) -> bool:
         """Returns whether a press begun now stops the slider on the mark of the right pass."""
