@@ -30,7 +30,17 @@ import numpy as np
 
 from embodied.core.files import write_atomic
 from embodied.evaluate import keyframe_pictures
-from embodied.evaluate.video import BACKGROUND, MUTED, PHASE_COLOURS, TEXT, Recording, font
+from embodied.evaluate.video import (
+    BACKGROUND,
+    CONTROL_HZ,
+    MUTED,
+    PHASE_COLOURS,
+    TEXT,
+    Recording,
+    font,
+    with_hold,
+    write_frames,
+)
 
 ATTENTION, ITEMS, LIVE, GATE, WEIGHT = ".attention", ".items", ".live", ".gate", "goal.weight"
 AGE = ".age_s"
@@ -227,6 +237,8 @@ def write_inspection(
 ) -> list[Path]:
     """Writes ``STEM.npz`` and, if anything was explained, ``STEM.png``; returns what was written.
 
+    Of a keyframe policy also ``STEM.mp4``: the episode beside its decisions.
+
     Args:
       directory: Made if it is not there.
       stem: Name of the files, and title of the picture.
@@ -240,12 +252,14 @@ def write_inspection(
     write_atomic(file, packed.getvalue())
     streams = inspection.streams()
     if keyframe_pictures.HEAT in arrays:
-        drawn = keyframe_pictures.draw(arrays, streams, stem, attention_to_ticks)
-    elif streams:
-        drawn = draw(arrays, streams, stem)
-    else:
+        write_atomic(picture, keyframe_pictures.draw(arrays, streams, stem, attention_to_ticks))
+        frames = keyframe_pictures.film(arrays, streams, attention_to_ticks, recording)
+        fps = CONTROL_HZ / recording.stride
+        film = write_frames(directory / f"{stem}.mp4", with_hold(frames, round(fps)), fps)
+        return [file, picture, film]
+    if not streams:
         return [file]
-    write_atomic(picture, drawn)
+    write_atomic(picture, draw(arrays, streams, stem))
     return [file, picture]
 
 

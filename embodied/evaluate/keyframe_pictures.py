@@ -2,23 +2,40 @@
 
 For policies whose `inspect` gives ``view.image`` uint8 [V, S, S, 3], ``view.heatmap`` [V, S, S]
 (probabilities) and ``view.pixel`` [V, 2] (column, row of the answer). Where memory explains its
-reads, the decisions that it read follow with their own heatmaps and the share of each. numpy only;
-pillow draws.
+reads, the decisions that it read follow with their own heatmaps, their ages and the share of each.
+As one picture, a row a decision, and as a film beside the episode's. numpy only; pillow draws.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from embodied.evaluate.video import BACKGROUND, MUTED, PHASE_COLOURS, TEXT, font
+from embodied.evaluate.video import (
+    BACKGROUND,
+    MUTED,
+    PHASE_COLOURS,
+    TEXT,
+    Recording,
+    font,
+    with_strip,
+)
+
+Report = Mapping[str, np.ndarray]
+Shares = Callable[[Report, str], np.ndarray]
 
 IMAGE, HEAT, PIXEL = "view.image", "view.heatmap", "view.pixel"
 VIEW, PAST, MARGIN, HEAD, LEFT = 128, 64, 6, 58, 84
 """Pixels of a view, of a remembered one, between them, of the title and of a row's label."""
+LINE = 20
+"""Pixels of a line of text above a panel's pictures."""
+SOON_S = 1e-3
+"""A frame of the film is as late as a decision if it is at most so much earlier."""
+REMEMBERED = "what memory read: first view above second, age, the bar is its share"
 SURE = 20.0
 """Times an even spread that a heatmap's peak must reach to be drawn in full."""
 HEAT_RGB = np.array([255.0, 60.0, 20.0])
@@ -34,12 +51,51 @@ def heated(image_u8: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     return mixed.round().astype(np.uint8)
 
 
-def draw(
-    arrays: Mapping[str, np.ndarray],
-    streams: list[str],
-    title: str,
-    shares: Callable[[Mapping[str, np.ndarray], str], np.ndarray],
-) -> bytes:
+@dataclasses.dataclass
+class Story:
+    """An episode's decisions, ready to be drawn.
+
+    Attributes:
+      views: uint8 [T, V, S, S, 3], heatmaps laid over them.
+      pixels: [T, V, 2], column and row of the answer in each view.
+      time_s: [T].
+      phases: [T].
+      shares: For each stream that memory explained, [T, T]: how much of what decision t read came
+        from decision s.
+    """
+
+    views: np.ndarray
+    pixels: np.ndarray
+    time_s: np.ndarray
+    phases: list[str]
+    shares: np.ndarray
+
+    @classmethod
+    def of(cls, arrays: Report, streams: list[str], shares: Shares) -> Story:
+        """Reads the arrays of an episode's file; see `draw`."""
+        pairs = zip(arrays[IMAGE], arrays[HEAT], strict=True)
+        views = [[heated(i, h) for i, h in zip(*pair, strict=True)] for pair in pairs]
+        return cls(
+            np.asarray(views),
+            arrays[PIXEL],
+            arrays["time_s"],
+            [str(phase) for phase in arrays["phase"]],
+            np.asarray([shares(arrays, stream) for stream in streams]),
+        )
+
+    def read(self, t: int) -> np.ndarray:
+        """Returns the decisions that decision t read, the oldest first."""
+        if not len(self.shares):
+            return np.zeros(0, int)
+        return np.flatnonzero(self.shares[:, t].max(axis=0) > 0)
+
+    @property
+    def most(self) -> int:
+        """The most decisions that one has read."""
+        return max(len(self.read(t)) for t in range(len(self.views)))
+
+
+def draw(arrays: Report, streams: list[str], title: str, shares: Shares) -> bytes:
     """Returns a PNG with a row for each decision.
 
     Args:
@@ -50,59 +106,105 @@ def draw(
     """
     from PIL import Image, ImageDraw
 
-    pictures = [[heated(i, h) for i, h in zip(*pair, strict=True)]
-                for pair in zip(arrays[IMAGE], arrays[HEAT], strict=True)]  # fmt: skip
-    read = [shares(arrays, stream) for stream in streams]
-    ticks, views = len(pictures), len(pictures[0])
-    past = max((int((share > 0).sum(axis=1).max()) for share in read), default=0)
-    wide = LEFT + views * (VIEW + MARGIN) + past * (PAST + MARGIN) + 2 * MARGIN
+    story = Story.of(arrays, streams, shares)
+    ticks, views = story.views.shape[:2]
+    past, beside = story.most, LEFT + views * (VIEW + MARGIN) + MARGIN
     tall = VIEW + MARGIN
-    canvas = Image.new("RGB", (wide, HEAD + ticks * tall), BACKGROUND)
+    size = (beside + past * (PAST + MARGIN) + MARGIN, HEAD + ticks * tall)
+    canvas = Image.new("RGB", size, BACKGROUND)
     pen = ImageDraw.Draw(canvas)
     pen.text((MARGIN, MARGIN), title, fill=TEXT, font=font(16))
     said = "views with heatmaps, the cross is the answer"
     if past:
-        said += "; then what memory read (first view above second), the bar is its share"
+        said += f"; then {REMEMBERED}"
     pen.text((MARGIN, MARGIN + 24), said, fill=MUTED, font=font(11))
-    for t, row in enumerate(pictures):
+    for t, phase in enumerate(story.phases):
         top = HEAD + t * tall
-        phase = str(arrays["phase"][t])
         fill = PHASE_COLOURS.get(phase, MUTED)
         pen.rectangle((MARGIN, top, MARGIN + 5, top + VIEW - 1), fill=fill)
-        clock = f"{arrays['time_s'][t]:.1f} s"
-        for line, text in enumerate((f"#{t}", clock, phase)):
+        for line, text in enumerate((f"#{t}", f"{story.time_s[t]:.1f} s", phase)):
             pen.text((MARGIN + 12, top + 4 + 16 * line), text, fill=MUTED, font=font(11))
-        for v, picture in enumerate(row):
-            corner = LEFT + v * (VIEW + MARGIN), top
-            canvas.paste(_resized(picture, VIEW), corner)
-            _cross(pen, corner, arrays[PIXEL][t, v] * (VIEW / picture.shape[0]))
-        _draw_past(canvas, pen, t, [share[t] for share in read], pictures, top)
+        _draw_views(canvas, pen, story, t, (LEFT, top))
+        _draw_past(canvas, pen, story, t, (beside, top), max(past, 1))
     packed = io.BytesIO()
     canvas.save(packed, "PNG", optimize=True)
     return packed.getvalue()
 
 
+def film(
+    arrays: Report, streams: list[str], shares: Shares, recording: Recording
+) -> Iterator[np.ndarray]:
+    """Yields the frames of a recording, each beside the decision that is being carried out.
+
+    Args:
+      arrays: As in `draw`.
+      streams: As in `draw`.
+      shares: As in `draw`.
+      recording: Of the same episode.
+    """
+    story = Story.of(arrays, streams, shares)
+    panels: dict[int, np.ndarray] = {}
+    for frame, caption in zip(recording.frames, recording.captions, strict=True):
+        t = max(0, int(np.searchsorted(story.time_s, caption.time_s + SOON_S, side="right")) - 1)
+        if t not in panels:
+            panels[t] = _panel(story, t)
+        parts = [with_strip(frame, caption), panels[t]]
+        height = max(len(part) for part in parts)
+        canvas = np.full((height, sum(part.shape[1] for part in parts), 3), BACKGROUND, np.uint8)
+        left = 0
+        for part in parts:
+            canvas[: len(part), left : left + part.shape[1]] = part
+            left += part.shape[1]
+        yield canvas
+
+
+def _panel(story: Story, t: int) -> np.ndarray:
+    """Draws one decision and below it what it read, as large whatever that was; even-sized."""
+    from PIL import Image, ImageDraw
+
+    wide = MARGIN + story.views.shape[1] * (VIEW + MARGIN)
+    columns = (wide - MARGIN) // (PAST + MARGIN)
+    lines = -(-story.most // columns)
+    below = 2 * LINE + VIEW + 2 * MARGIN
+    size = (wide + wide % 2, below + lines * (VIEW + MARGIN))
+    canvas = Image.new("RGB", size, BACKGROUND)
+    pen = ImageDraw.Draw(canvas)
+    phase = story.phases[t]
+    said = f"decision #{t} at {story.time_s[t]:.1f} s, {phase}"
+    pen.text((MARGIN, 2), said, fill=PHASE_COLOURS.get(phase, MUTED), font=font(12))
+    _draw_views(canvas, pen, story, t, (MARGIN, LINE))
+    if story.most:
+        pen.text((MARGIN, LINE + VIEW + 2), REMEMBERED, fill=MUTED, font=font(10))
+    _draw_past(canvas, pen, story, t, (MARGIN, below), columns)
+    return np.asarray(canvas)
+
+
+def _draw_views(canvas: Any, pen: Any, story: Story, t: int, corner: tuple[int, int]) -> None:
+    """Draws the views of decision t from `corner` on, its answer marked in each."""
+    for v, picture in enumerate(story.views[t]):
+        at = corner[0] + v * (VIEW + MARGIN), corner[1]
+        canvas.paste(_resized(picture, VIEW), at)
+        # An answer outside of a view is drawn at its edge.
+        place = np.clip(story.pixels[t, v] * (VIEW / len(picture)), 0, VIEW - 1)
+        _cross(pen, at, place)
+
+
 def _draw_past(
-    canvas: Any,
-    pen: Any,
-    t: int,
-    shares: list[np.ndarray],
-    pictures: list[list[np.ndarray]],
-    top: int,
+    canvas: Any, pen: Any, story: Story, t: int, corner: tuple[int, int], columns: int
 ) -> None:
-    """Draws the decisions that memory holds at decision t, the oldest first."""
-    if not shares:
-        return
-    mean = np.mean(shares, axis=0)
-    left = LEFT + len(pictures[0]) * (VIEW + MARGIN) + MARGIN
-    for place, s in enumerate(np.flatnonzero(np.max(shares, axis=0) > 0)):
-        x = left + place * (PAST + MARGIN)
+    """Draws the decisions that decision t read, so many in a line: age and share of each."""
+    for place, s in enumerate(story.read(t)):
+        line, column = divmod(place, columns)
+        x, top = corner[0] + column * (PAST + MARGIN), corner[1] + line * (VIEW + MARGIN)
         # Two of the views, one above the other, fit into a row.
-        for number, picture in enumerate(pictures[s][:2]):
+        for number, picture in enumerate(story.views[s][:2]):
             canvas.paste(_resized(picture, PAST), (x, top + number * PAST))
-        pen.rectangle((x, top + VIEW - 5, x + round((PAST - 1) * float(mean[s])), top + VIEW - 1),
-                      fill=SHARE_RGB)  # fmt: skip
-        pen.text((x + 2, top), f"#{s}", fill=TEXT, font=font(11))
+        share = float(story.shares[:, t, s].mean())
+        right = x + round((PAST - 1) * min(share, 1.0))
+        pen.rectangle((x, top + VIEW - 5, right, top + VIEW - 1), fill=SHARE_RGB)
+        age = f"{story.time_s[t] - story.time_s[s]:.1f} s"
+        for height, text in ((0, f"#{s}"), (PAST, age)):
+            pen.text((x + 2, top + height), text, fill=TEXT, font=font(11))
 
 
 def _cross(pen: Any, corner: tuple[int, int], at: np.ndarray) -> None:

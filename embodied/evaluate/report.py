@@ -230,8 +230,10 @@ def _section(row: dict[str, Any], directory: Path) -> list[html.Html]:
         parts.append(html.element("div", *videos, class_="videos"))
     for file in row.get("inspection", []):
         name = Path(file).name
-        if file.endswith(".png"):
-            alt = f"which tick read which earlier one: {name}"
+        if file.endswith(".mp4"):
+            parts.append(html.element("div", html.video(file, name), class_="videos"))
+        elif file.endswith(".png"):
+            alt = f"what each tick saw and which earlier one it read: {name}"
             parts.append(html.picture((directory / file).read_bytes(), alt))
         else:
             parts.append(html.element("p", "Arrays: ", html.link(file, name)))

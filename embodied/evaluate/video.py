@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from embodied.evaluate.results import EpisodeResult
 
 STRIP_LINES = 3
+CONTROL_HZ = 20.0
+"""Control ticks a second, to show recordings in real time."""
 CODECS = (("libx264", {"crf": "21", "preset": "veryfast"}), ("mpeg4", {"qscale": "4"}))
 """Encoders tried in order; which exist depends on the PyAV wheel."""
 
@@ -220,9 +223,19 @@ def write_video(
       columns: Most episodes in a row of the grid.
     """
     recordings = [recordings] if isinstance(recordings, Recording) else list(recordings)
-    frames = list(side_by_side(recordings, columns))
-    fps = fps or 20.0 / recordings[0].stride
-    return write_frames(path, frames + [frames[-1]] * round(hold_s * fps), fps)
+    fps = fps or CONTROL_HZ / recordings[0].stride
+    return write_frames(
+        path, with_hold(side_by_side(recordings, columns), round(hold_s * fps)), fps
+    )
+
+
+def with_hold(frames: Iterable[np.ndarray], more: int) -> Iterator[np.ndarray]:
+    """Yields frames, and the last one so many times more."""
+    frame = None
+    for frame in frames:
+        yield frame
+    if frame is not None:
+        yield from itertools.repeat(frame, more)
 
 
 def write_frames(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> Path:

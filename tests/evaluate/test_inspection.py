@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,13 @@ from embodied.core.files import read_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.evaluate import keyframe_pictures
 from embodied.evaluate.api import evaluate
-from embodied.evaluate.inspection import attention_to_ticks, seen, slots_of_ticks
+from embodied.evaluate.inspection import (
+    Inspection,
+    attention_to_ticks,
+    seen,
+    slots_of_ticks,
+    write_inspection,
+)
 from embodied.evaluate.results import read_episodes
 from embodied.evaluate.scrubber import Looks
 from embodied.evaluate.video import Caption, Recording
@@ -159,6 +167,58 @@ def test_a_keyframe_policys_decisions_are_drawn() -> None:
     view = keyframe_pictures.heated(arrays["view.image"][0, 0], heat[0, 0])
     assert view[4, 8, 0] > 200
     assert (view[0, 0] == 100).all()
+
+
+def test_a_keyframe_policys_film_shows_each_decision_while_it_is_carried_out(
+    tmp_path: Path,
+) -> None:
+    side, red = 16, np.array(keyframe_pictures.HEAT_RGB)
+    found = Inspection(time_s=[0.0, 0.25, 0.5], phase=["cue", "execute", "execute"])
+    for t in range(3):
+        heat = np.zeros((3, side, side), np.float32)
+        heat[:, 3 * t + 2, 3 * t + 2] = 1.0
+        found.images.append({"front_image_u8": np.zeros((8, 8, 3), np.uint8)})
+        found.actions.append(np.zeros((1, 9)))
+        found.reports.append(
+            {
+                "view.image": np.full((3, side, side, 3), 90, np.uint8),
+                "view.heatmap": heat,
+                "view.pixel": np.zeros((3, 2), np.float32),
+                "top.attention": np.full((1, 4, 2), 0.5 if t > 1 else float(t > 0), np.float32),
+                "top.items": np.array([t > 0, t > 1], np.float32),
+                "top.live": np.array([t > 0, t > 1]),
+                "top.age_s": np.array([0.25 * t, 0.25], np.float32),
+            }
+        )
+    film = Recording()
+    for tick in range(8):
+        film.frames.append(np.full((48, 48, 3), 10 * tick, np.uint8))
+        film.captions.append(Caption("execute", "cue", 2 * tick, 0.1 * tick))
+    files = write_inspection(tmp_path, "episode", found, film)
+    assert [file.suffix for file in files] == [".npz", ".png", ".mp4"]
+
+    shares = attention_to_ticks
+    frames = list(keyframe_pictures.film(found.arrays(), ["top"], shares, film))
+    assert all(frame.shape == frames[0].shape for frame in frames)
+    assert frames[0].shape[0] % 2 == frames[0].shape[1] % 2 == 0
+    left = frames[0].shape[1] - (frames[7].shape[1] - 48)
+    told = []
+    for frame in frames:
+        panel = frame[keyframe_pictures.LINE :, left + keyframe_pictures.MARGIN :]
+        view = panel[: keyframe_pictures.VIEW, : keyframe_pictures.VIEW].astype(float)
+        hot = np.abs(view - (90 + 0.8 * (red - 90))).sum(axis=2).argmin()
+        told.append(hot // keyframe_pictures.VIEW * side // keyframe_pictures.VIEW)
+    assert told == [2, 2, 2, 5, 5, 8, 8, 8]
+    # Nothing is remembered at first, two decisions at last.
+    below = [
+        frame[keyframe_pictures.LINE + keyframe_pictures.VIEW + 40 :, left:] for frame in frames
+    ]
+    drawn = [
+        int((part == np.array(keyframe_pictures.SHARE_RGB)).all(axis=2).sum()) for part in below
+    ]
+    assert drawn[0] == 0 < drawn[3] and drawn[5] > 0
+    with av.open(str(files[2])) as video:
+        assert sum(1 for _ in video.decode(video=0)) == len(frames) + 10
 
 
 def open_png(data: bytes) -> Image.Image:
