@@ -29,19 +29,22 @@ class ChoiceEnv(MemoryBenchEnv):
     Observations, seeds, phases and outcomes are those of the task under ``control="fast"``.
 
     Args:
-      task: As of `MemoryBenchEnv`; its cue phase must be held, and one choice must follow.
+      task: As of `MemoryBenchEnv`; its cue phase and gap must be held, and one choice must
+        follow.
       level: As there.
       **kwargs: As there, but for `control`.
 
     Raises:
-      ConfigError: For a task whose cue phase is the policy's own work, or with several choices.
+      ConfigError: For a task whose cue phase or gap is the policy's own work, or with several
+        choices.
     """
 
     metadata = {**MemoryBenchEnv.metadata, "control_hz": CONTROL_HZ / PERIOD_TICKS}
 
     def __init__(self, task: Any, level: str = "easy", **kwargs: Any) -> None:
         super().__init__(task, level, control="fast", **kwargs)
-        decided_by_cue = CUE in self.task.phases and self.task.cue_held
+        held = self.task.cue_held and self.task.gap_held
+        decided_by_cue = CUE in self.task.phases and held
         if not decided_by_cue or self.task.n_choices > 1:
             raise ConfigError(
                 f"control={CHOICE}: {self.info.name} is not decided by naming a cue; use "

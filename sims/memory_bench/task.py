@@ -90,6 +90,7 @@ class Task:
       instructions: Paraphrases; one is drawn from the seed. They never hold the answer.
       phases: The phases that an episode runs through.
       cue_held: Whether the arm is held during the cue phase.
+      gap_held: Whether it is held during the gap; otherwise there is something to do meanwhile.
       hidden_vars: Names in `vars` that may differ between cues at go (certificate 1).
       later_plan: Names in `plan` of what the first frame doesn't show: what happens later in the
         cue phase (certificate 4 varies it).
@@ -101,6 +102,7 @@ class Task:
     instructions: ClassVar[tuple[str, ...]]
     phases: ClassVar[tuple[str, ...]] = PHASES
     cue_held: ClassVar[bool] = True
+    gap_held: ClassVar[bool] = True
     hidden_vars: ClassVar[tuple[str, ...]] = ()
     later_plan: ClassVar[tuple[str, ...]] = ()
 
@@ -338,7 +340,7 @@ class Task:
     @property
     def held(self) -> bool:
         """Whether the next action will be ignored because the arm is held."""
-        return self.phase == GAP or (self.phase == CUE and self.cue_held)
+        return {CUE: self.cue_held, GAP: self.gap_held, EXECUTE: False}[self.phase]
 
     @property
     def leg(self) -> str:

@@ -24,6 +24,7 @@ COARSE = (
     "checklist_inspect",
     "key_trial",
     "intercept_behind_screen",
+    "gather_and_recall",
     "bind_shape_color",
     "odd_one_out",
     "blink_count",
