@@ -212,6 +212,7 @@ def test_a_claim_of_several_levels(tmp_path):
     ]
     source = tmp_path / "evaluation"
     results = {
+        "format_version": 1,
         "rows": [row, hard],
         "policy": {"train": {"seed": 0}, "sha256": "0"},
         "command": "c",

@@ -85,7 +85,10 @@ def command(log: Path, *words: str) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         done = subprocess.run(
-            [sys.executable, "-m", "embodied", *words], stdout=file, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "embodied", *words],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            close_fds=False,  # a lock that may be inherited is
         )
     if done.returncode:
         text = log.read_text(errors="replace").replace("\r", "\n")

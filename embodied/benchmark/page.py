@@ -15,9 +15,9 @@ from embodied.benchmark import table
 from embodied.benchmark.certificates import sentences
 from embodied.benchmark.config import BenchmarkConfig
 from embodied.benchmark.table import Line, Place
-from embodied.core.files import read_json, write_atomic
+from embodied.core.files import write_atomic
 from embodied.evaluate.process import STAGES
-from embodied.evaluate.results import EPISODES, RESULTS, read_episodes
+from embodied.evaluate.results import EPISODES, read_episodes, read_results
 from embodied.evaluate.scrubber import Looks
 from embodied.report import html
 from embodied.report.html import Html, element
@@ -45,7 +45,7 @@ def write(
     seen = Looks()
     videos: dict[Place, list[tuple[str, str]]] = {}
     for directory in looks:
-        results = read_json(directory / RESULTS)
+        results = read_results(directory)
         seen.add(directory, results["rows"], read_episodes(directory / EPISODES))
         for row in results["rows"]:
             films = videos.setdefault((row["task"], row["level"]), [])

@@ -21,7 +21,7 @@ from embodied.benchmark.config import HTML, BenchmarkConfig
 from embodied.config import to_plain
 from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import read_json, write_json
-from embodied.evaluate.results import NONE, RESULTS, SWAPPED
+from embodied.evaluate.results import NONE, RESULTS, SWAPPED, read_results
 
 FORMAT_VERSION = 1
 FILE, LOCK, CELLS = "benchmark.json", ".lock", "cells"
@@ -46,6 +46,8 @@ def benchmark(config: BenchmarkConfig) -> tuple[Path, dict[str, str]]:
     out = Path(config.out)
     with locked(out):
         _begin(out, config)
+        for directory in (*found(out, EVALUATION), *found(out, LOOKS)):
+            read_results(directory)  # of another version: said now, not after hours
         failed: dict[str, str] = {}
         try:
             for task, level in dict.fromkeys(settings):
@@ -157,7 +159,7 @@ def _begin(out: Path, config: BenchmarkConfig) -> None:
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keeps others out of a directory as long as this process lives.
+    """Keeps others out of a directory as long as this process or a command of its lives.
 
     Raises:
       DataError: If another one is at work there.
@@ -165,13 +167,16 @@ def locked(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         file = os.open(out / LOCK, os.O_RDWR | os.O_CREAT)
+        # Commands that outlive a killed benchmark keep the lock, and so their runs to themselves.
+        os.set_inheritable(file, True)
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise DataError(
-            f"another benchmark is at work in {out}; wait for it, or choose another out="
+            f"another benchmark, or a command that one has left, is at work in {out}; wait for it, "
+            "or choose another out="
         ) from error
     else:
         yield

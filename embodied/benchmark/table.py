@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embodied.benchmark.config import BenchmarkConfig
-from embodied.core.files import read_json, write_atomic, write_json
+from embodied.core.files import write_atomic, write_json
 from embodied.evaluate.process import STAGES
-from embodied.evaluate.results import EPISODES, NONE, RESULTS, EpisodeResult, read_episodes
+from embodied.evaluate.results import (
+    EPISODES,
+    NONE,
+    EpisodeResult,
+    read_episodes,
+    read_results,
+)
 from embodied.evaluate.stats import clustered_paired, wilson
 from embodied.report.text import NOTE, interval, markdown_table, number, percent, whole
 
@@ -51,7 +57,7 @@ def read(evaluations: Sequence[Path]) -> list[Line]:
     """Returns a line for each memory among evaluation directories, the best one first."""
     lines: dict[str, Line] = {}
     for directory in evaluations:
-        results = read_json(directory / RESULTS)
+        results = read_results(directory)
         memory, _, digits = directory.parent.name.rpartition("-s")  # a preset has its own line
         seed = int(digits)
         line = lines.setdefault(memory, Line(memory, {}, {}, results["policy"]["parameters"]))

@@ -25,7 +25,14 @@ from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import read_json, sha256, write_atomic, write_json
 from embodied.evaluate import stats
 from embodied.evaluate.provenance import shown
-from embodied.evaluate.results import NONE, SWAPPED, EpisodeResult, read_episodes, write_episodes
+from embodied.evaluate.results import (
+    NONE,
+    SWAPPED,
+    EpisodeResult,
+    read_episodes,
+    read_results,
+    write_episodes,
+)
 from embodied.evaluate.summary import summarise, swap_summary
 from embodied.train.checkpoint import MODEL_FILE, POLICY_FILE, resolve
 
@@ -150,7 +157,7 @@ class _Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.results = read_json(path / "results.json")
+        self.results = read_results(path)
 
     def rows(
         self, task: str | None, level: str | None, role: str, intervene: str

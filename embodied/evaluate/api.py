@@ -24,7 +24,7 @@ import torch
 from embodied import __version__, registry
 from embodied.config import from_plain, to_plain
 from embodied.core.errors import ConfigError, DataError
-from embodied.core.files import read_json, write_json
+from embodied.core.files import write_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig, file_name
 from embodied.evaluate import inspection, provenance, remote, report, video
@@ -34,19 +34,19 @@ from embodied.evaluate.interventions import check_intervention
 from embodied.evaluate.process import process_rates
 from embodied.evaluate.results import (
     EPISODES,
+    FORMAT_VERSION,
     NONE,
     RESULTS,
     TWIN_EPISODES,
     EpisodeResult,
     read_episodes,
+    read_results,
     write_episodes,
 )
 from embodied.evaluate.runner import closing, run
 from embodied.evaluate.summary import compare_with_twin, summarise
 from embodied.serve.client import is_uri
 from embodied.train.checkpoint import LoadedPolicy
-
-FORMAT_VERSION = 1
 
 
 def evaluate(source: str | Path, **options: Any) -> Path:
@@ -368,7 +368,7 @@ def _opened_twin(config: EvaluateConfig) -> Iterator[LoadedPolicy | Path | None]
         with remote.opened(config, config.twin) as loaded:
             yield loaded
         return
-    results = read_json(path / RESULTS)
+    results = read_results(path)
     memories = {row["memory"] for row in results["rows"] if row["role"] == "policy"}
     if memories != {"none"}:
         raise ConfigError(

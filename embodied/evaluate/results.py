@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from embodied.core.errors import DataError
-from embodied.core.files import write_atomic
+from embodied.core.files import read_json, write_atomic
 
+FORMAT_VERSION = 1
 RESULTS, EPISODES, TWIN_EPISODES = "results.json", "episodes.jsonl", "twin_episodes.jsonl"
 """Files of an evaluation directory."""
 
@@ -103,6 +104,22 @@ class EpisodeResult:
     def outcome(self) -> dict[str, Any]:
         """Returns the fields that a replay must reproduce."""
         return {name: getattr(self, name) for name in OUTCOME_FIELDS}
+
+
+def read_results(directory: Path) -> dict[str, Any]:
+    """Reads ``results.json`` of an evaluation directory.
+
+    Raises:
+      DataError: If it is missing, broken or of another version.
+    """
+    results = read_json(directory / RESULTS)
+    version = results.get("format_version") if isinstance(results, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{directory / RESULTS} has format version {version!r}, expected {FORMAT_VERSION}; "
+            "remove the directory and evaluate again, or use the package that wrote it"
+        )
+    return results
 
 
 def write_episodes(path: Path, episodes: Iterable[EpisodeResult]) -> None:

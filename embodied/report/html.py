@@ -215,4 +215,8 @@ def chart(bars: Sequence[Bar]) -> Html:
         role="img",
         aria_label=label,
     )
-    return together(drawn, element("p", f"Bars: {label}.", class_="note"))
+    region = {"tabindex": "0", "role": "region", "aria_label": "chart"}
+    return together(
+        element("div", drawn, class_="scroll", **region),
+        element("p", f"Bars: {label}.", class_="note"),
+    )

@@ -193,5 +193,6 @@
   for (const jump of document.querySelectorAll("[data-episode]")) {
     jump.addEventListener("click", () => open(Number(jump.dataset.episode)));
   }
-  open(0);
+  const explained = episodes.findIndex(({ sides }) => sides[0].streams.length > 0);
+  open(Math.max(explained, 0)); // the first with slots, if any has
 })();

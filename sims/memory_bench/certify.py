@@ -37,7 +37,7 @@ from embodied.core.errors import unknown_name
 from embodied.core.files import write_atomic
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import CUE, EXECUTE, TaskInfo
-from sims.memory_bench import aliasing, windows
+from sims.memory_bench import aliasing, rules, windows
 from sims.memory_bench.abstract import best_memoryless, search_memoryless, with_clock
 from sims.memory_bench.aliasing import AllModes, Progress
 from sims.memory_bench.machines import machine_of, task_class
@@ -172,8 +172,13 @@ def certify_task(
 
     Returns:
       JSON-ready data with ``task``, ``env_id``, ``versions`` and ``levels``.
+
+    Raises:
+      ConfigError: For an unknown task or level, or a task that breaks a rule of
+        :mod:`sims.memory_bench.rules`.
     """
     info = _task_info(task)
+    rules.check(info)
     done: dict[str, Any] = dict((known or {}).get("levels", {}))
     for level in levels or tuple(info.levels):
         named = progress and (lambda what, i, n, level=level: progress(f"{level}: {what}", i, n))

@@ -90,6 +90,12 @@ TYPES = [
     (["play", TASK, "out=new.gif"], "ending in .mp4"),
     (["data", "render", "data", "out=new", "image_size=9.5"], "image_size: expected int or null"),
     (["data", "render", "data", "out=new", "control=osc"], "unknown key 'control'"),
+    (
+        ["evaluate", "run", "knobs.K=99", "out=new"],
+        "knob K of remember_color: expected 2 to 12, got 99",
+    ),
+    (["benchmark", "suite=memory_bench_3", "level=exteme"], "did you mean 'extreme'?"),
+    (["benchmark", "suite=memory_bench3"], "did you mean 'memory_bench_3'?"),
     (["verify", "x", "episodes=0"], "episodes must be >= 1, got 0"),
     (["certify", TASK, "seeds=0"], "seeds >= 1"),
     (["demo", "episodes=0"], "expected demonstrations >= 1 and episodes >= 1"),

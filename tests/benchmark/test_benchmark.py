@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from embodied import registry
 from embodied.benchmark import cell, run
+from embodied.benchmark.certificates import sentences
 from embodied.benchmark.config import BenchmarkConfig
 from embodied.commands import base
 from embodied.core.errors import ConfigError, DataError, EmbodiedError
 from embodied.core.files import read_json, write_json
-from embodied.evaluate.results import write_episodes
-from tests.benchmark.cells import TASKS, episodes, looks, results
-
-WINS = {"full_history": 9, "gru": 6, "none": 3}
-"""Of ten episodes of a task."""
-
-
-@dataclasses.dataclass
-class Commands:
-    """Stands for the commands; `broken` are memories whose training fails."""
-
-    calls: list[tuple[str, ...]] = dataclasses.field(default_factory=list)
-    broken: tuple[str, ...] = ()
-
-    def __call__(self, log: Path, *words: str) -> None:
-        self.calls.append(words)
-        options = dict(word.split("=", 1) for word in words if "=" in word)
-        if words[0] == "train":
-            folder = Path(options["out"])
-            if any(memory in folder.parent.name for memory in self.broken):
-                raise EmbodiedError("embodied train ended with 1: no such thing")
-            (folder / "checkpoints" / "00000005").mkdir(parents=True)
-            (folder / "checkpoints" / "00000005" / "policy.json").write_text("{}")
-            (folder / "config.yaml").write_text("steps: 5")
-        elif words[0] == "evaluate":
-            memory = Path(words[1]).parent.name.rpartition("-s")[0]
-            if "inspect=true" in words:
-                looks(Path(options["out"]), memory)
-                return
-            write_json(Path(options["out"]) / "results.json", results(memory, WINS[memory]))
-            write_episodes(Path(options["out"]) / "episodes.jsonl", episodes(WINS[memory]))
+from tests.benchmark.cells import TASKS, Commands
 
 
 @pytest.fixture
@@ -100,8 +71,10 @@ def test_a_failed_cell_is_named_and_the_others_go_on(
     assert [(line["memory"], line["seeds"]) for line in lines] == [("none", [0, 1])]
     command = base.load("benchmark")
     words = [f"task=[{','.join(TASKS)}]", "memory=[full_history]", f"out={tmp_path / 'c'}"]
-    with pytest.raises(ConfigError, match=r"1 of the runs failed.*full_history-s0"):
-        command.run(base.parse(command, words, "benchmark"))
+    assert command.run(base.parse(command, words, "benchmark")) == 1
+    assert "1 of the runs failed, the table holds the others: full_history-s0" in (
+        capsys.readouterr().err
+    )
 
 
 def test_what_could_not_be_compared_is_refused(commands: Commands, tmp_path: Path) -> None:
@@ -109,12 +82,19 @@ def test_what_could_not_be_compared_is_refused(commands: Commands, tmp_path: Pat
     run.benchmark(config(out))
     with pytest.raises(ConfigError, match=r"begun with episodes=10, not 20"):
         run.benchmark(config(out, episodes=20))
-    with run.locked(out), pytest.raises(DataError, match="another benchmark is at work"):
+    with run.locked(out), pytest.raises(DataError, match="another benchmark, or a command"):
         run.benchmark(config(out))
     begun = json.loads((out / "benchmark.json").read_text())
     write_json(out / "benchmark.json", {**begun, "format_version": 9})
-    with pytest.raises(DataError, match="format version 9, expected 1"):
+    with pytest.raises(DataError, match=r"benchmark.json has format version 9, expected 1"):
         run.benchmark(config(out))
+    write_json(out / "benchmark.json", begun)
+    file = out / "cells" / "none-s0" / "evaluation" / "results.json"
+    write_json(file, {**read_json(file), "format_version": 2})
+    commands.calls.clear()
+    with pytest.raises(DataError, match=r"none-s0/evaluation/results.json has format version 2"):
+        run.benchmark(config(out, memory=["gru"]))
+    assert commands.calls == []
 
 
 @pytest.mark.parametrize(
@@ -124,6 +104,7 @@ def test_what_could_not_be_compared_is_refused(commands: Commands, tmp_path: Pat
         ({"seeds": [1, 1]}, "each once"),
         ({"episodes": 0}, "episodes must be >= 1"),
         ({"train_of": {"gru": []}}, "train_of.gru: not among"),
+        ({"report": "htm"}, "did you mean 'html'"),
         ({"levels": ["easy"]}, "2 tasks need as many levels"),
     ],
 )
@@ -150,3 +131,31 @@ def test_a_command_that_fails_shows_the_end_of_its_output(tmp_path: Path) -> Non
     with pytest.raises(EmbodiedError, match=r"train task=nothing ended with 2: .*unknown task"):
         cell.command(log, "train", "task=nothing")
     assert "unknown task" in log.read_text()
+
+
+def test_a_page_needs_one_look_of_each_memory(commands: Commands, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    run.benchmark(config(out, seeds=[0, 1]))
+    assert not (out / "report.html").exists()
+    commands.calls.clear()
+    run.benchmark(config(out, seeds=[0, 1], report="html"))
+    looked = [words for words in commands.calls if words[0] != "collect"]
+    assert [words[0] for words in looked] == ["evaluate"] * 2
+    assert {"intervene=none,swapped", "inspect=true", "episodes=1"} <= set(looked[0])
+    assert (out / "report.html").exists()
+
+
+def test_certificates_are_told_in_words() -> None:
+    stored = registry.certificate("remember_color")
+    assert stored is not None
+    window = {
+        "label": "anchor-solvable", "first": 1.0, "last_ticks": 50, "first_and_last_ticks": 0,
+        "history_ticks": 70,
+    }  # fmt: skip
+    level = {**stored["levels"]["easy"], "window": {"fast": window}}
+    told = " ".join(sentences({"levels": {"easy": level}}, "easy"))
+    assert "1/3 = 33.3 %, solved exactly" in told and "200 of 200" in told
+    assert "anchor-solvable: the first frame alone suffices in 100.0 %" in told
+    level["aliasing"]["fast"]["holds"] = False
+    assert "NOT equal at go" in " ".join(sentences({"levels": {"easy": level}}, "easy"))
+    assert "No certificate" in sentences(None, "easy")[0]
