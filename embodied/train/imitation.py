@@ -90,7 +90,8 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
             "init=RUN, a run or claim of that policy, or policy.config.learn=all to train "
             "everything at once"
         )
-    policy.check(_first_ticks(policy, dataset, device), "the training data")
+    for index, store in enumerate(dataset.stores):
+        policy.check(_first_ticks(policy, dataset, index, device), f"the data in {store.path}")
     make_run_directory(run, config)
     if config.features:
         attach_features(policy, dataset, config.features)
@@ -183,13 +184,11 @@ def _build(config: TrainConfig, dataset: SegmentDataset) -> Policy:
 
 
 def _first_ticks(
-    policy: Policy, dataset: SegmentDataset, device: torch.device
+    policy: Policy, dataset: SegmentDataset, index: int, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Returns the first observations of each dataset's first and last episode."""
-    ends = [
-        (i, episode) for i, store in enumerate(dataset.stores) for episode in (0, len(store) - 1)
-    ]
-    obs = [dataset.whole(*end).obs for end in ends]
+    """Returns the first observations of the first and the last episode of one of the datasets."""
+    ends = (0, len(dataset.stores[index]) - 1)
+    obs = [dataset.whole(index, episode).obs for episode in ends]
     keys = policy.spec.observations
     return {key: torch.cat([one[key][:, 0] for one in obs]).to(device) for key in keys}
 
