@@ -30,6 +30,7 @@ ENV_IDS = {
     "stop_at_nth_pass": "MemoryBench/StopAtNthPass-v0",
     "insert_as_shown": "MemoryBench/InsertAsShown-v0",
     "set_recall": "MemoryBench/SetRecall-v0",
+    "take_it_back": "MemoryBench/TakeItBack-v0",
     "lift": "MemoryBench/Lift-v0",
     "stack": "MemoryBench/Stack-v0",
     "recall/ballet_lite": "Recall/BalletLite-v0",

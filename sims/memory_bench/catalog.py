@@ -24,6 +24,7 @@ from sims.memory_bench.tasks import (
     stack,
     stale_fact,
     stop_at_nth_pass,
+    take_it_back,
 )
 
 TASKS: dict[str, TaskInfo] = {
@@ -47,6 +48,7 @@ TASKS: dict[str, TaskInfo] = {
         stop_at_nth_pass.INFO,
         insert_as_shown.INFO,
         set_recall.INFO,
+        take_it_back.INFO,
         lift.INFO,
         stack.INFO,
     )

@@ -17,7 +17,7 @@ from embodied.core.task import EXECUTE
 from sims.memory_bench.abstract import Machine
 from sims.memory_bench.entities import Entity
 from sims.memory_bench.machines import no_memory_needed
-from sims.memory_bench.manipulation import GraspSensor
+from sims.memory_bench.manipulation import GraspSensor, level_yaw
 from sims.memory_bench.parts import TABLE_TOP_M, Part, box
 from sims.memory_bench.task import Task
 
@@ -156,9 +156,7 @@ class CubeTask(Task):
         Of the two within a quarter turn either way, the smaller, or the one whose fingers keep
         clear of what stands at `beside_xy`.
         """
-        axes = self.scene.d.xmat[self.scene.body_id[name]].reshape(3, 3)
-        flat = axes[:2, np.abs(axes[2]).argmin()]  # of the three, an axis that lies level
-        yaw = math.remainder(math.atan2(flat[1], flat[0]), math.pi / 2)
+        yaw = level_yaw(self.scene, name)
         if beside_xy is None:
             return yaw
         towards = np.asarray(beside_xy) - self.scene.pos(name)[:2]

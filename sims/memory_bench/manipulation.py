@@ -7,6 +7,7 @@ Nothing done before go commits to anything; a press before the steps are done do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -102,6 +103,13 @@ class GraspSensor:
         return both
 
 
+def level_yaw(scene: Scene, name: str) -> float:
+    """Returns how far a cube is turned about world z, to within a quarter turn: -pi/4 to pi/4."""
+    axes = scene.d.xmat[scene.body_id[name]].reshape(3, 3)
+    flat = axes[:2, np.abs(axes[2]).argmin()]  # of the three, an axis that lies level
+    return math.remainder(math.atan2(flat[1], flat[0]), math.pi / 2)
+
+
 class HandsOnTask(Task):
     """Base of tasks with a button on the table: the button, balls in a busy gap, paths.
 
@@ -157,13 +165,13 @@ class HandsOnTask(Task):
             Waypoint((x, y, top - 0.010), tol_m=0.006, dwell_ticks=20, speed=0.35, stage=PRESS),
         ]
 
-    def rise(self, xy: Sequence[float], stage: int = LEAVE) -> list[Waypoint]:
+    def rise(self, xy: Sequence[float], yaw_rad: float = 0.0) -> list[Waypoint]:
         """Returns a waypoint straight up if the hand is low and has to go elsewhere."""
         here = self.scene.eef_pos()
         if not self.strayed(xy, SAFE_Z_M, 0.03):
             return []
         up = (float(here[0]), float(here[1]), SAFE_Z_M)
-        return [Waypoint(up, gripper=OPEN, tol_m=0.03, keyframe=False, stage=stage)]
+        return [Waypoint(up, yaw_rad, OPEN, tol_m=0.03, keyframe=False, stage=LEAVE)]
 
     def press_failed(self, stage: int, goal_world_m: np.ndarray) -> bool:
         """Returns whether a path of `press_path` no longer fits: the hand was led astray."""
@@ -323,20 +331,32 @@ class Blocks(HandsOnTask):
         """Returns whether a block fell off the table."""
         return bool(self.scene.pos(self.block_names[block])[2] < TABLE_TOP_M - _FALLEN_M)
 
-    def carry_path(self, block: int, goal_xy: Sequence[float]) -> list[Waypoint]:
-        """From wherever the hand is: fetch a block and put it down at `goal_xy`."""
+    def carry_path(
+        self,
+        block: int,
+        goal_xy: Sequence[float],
+        yaws_rad: tuple[float, float] = (0.0, 0.0),
+        tol_m: float = 0.012,
+    ) -> list[Waypoint]:
+        """From wherever the hand is: fetch a block and put it down at `goal_xy`.
+
+        Args:
+          block: Its index.
+          goal_xy: Where to put it.
+          yaws_rad: The hand's yaw as it takes the block, and as it puts it down.
+          tol_m: How near the hand has to come to where it closes and opens.
+        """
         x, y = self.scene.pos(self.block_names[block])[:2]
         (gx, gy), low, down = goal_xy, GRASP_Z_M + 0.004, {"speed": 0.38}
+        take, put = yaws_rad
         return [
-            *self.rise((x, y)),
-            Waypoint((x, y, SAFE_Z_M), gripper=OPEN, tol_m=0.02, speed=0.5, stage=REACH),
-            Waypoint(
-                (x, y, GRASP_Z_M), gripper=CLOSE, tol_m=0.012, dwell_ticks=5, **down, stage=REACH
-            ),
-            Waypoint((x, y, SAFE_Z_M), tol_m=0.03, stage=CARRY),
-            Waypoint((gx, gy, SAFE_Z_M), tol_m=0.02, stage=CARRY),
-            Waypoint((gx, gy, low), gripper=OPEN, tol_m=0.012, dwell_ticks=6, **down, stage=CARRY),
-            Waypoint((gx, gy, SAFE_Z_M), tol_m=0.04, keyframe=False, stage=LEAVE),
+            *self.rise((x, y), take),
+            Waypoint((x, y, SAFE_Z_M), take, OPEN, tol_m=0.02, speed=0.5, stage=REACH),
+            Waypoint((x, y, GRASP_Z_M), take, CLOSE, tol_m, dwell_ticks=5, **down, stage=REACH),
+            Waypoint((x, y, SAFE_Z_M), take, tol_m=0.03, stage=CARRY),
+            Waypoint((gx, gy, SAFE_Z_M), put, tol_m=0.02, stage=CARRY),
+            Waypoint((gx, gy, low), put, OPEN, tol_m, dwell_ticks=6, **down, stage=CARRY),
+            Waypoint((gx, gy, SAFE_Z_M), put, tol_m=0.04, keyframe=False, stage=LEAVE),
         ]
 
     def carry_failed(self, block: int, stage: int, goal_world_m: np.ndarray) -> bool:

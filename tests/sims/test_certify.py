@@ -31,6 +31,7 @@ COARSE = (
     "stop_at_nth_pass",
     "insert_as_shown",
     "set_recall",
+    "take_it_back",
 )
 """Tasks whose expert has been measured on 20 episodes a level or more, under ``fast`` alone. A
 finer measurement takes a name out."""
