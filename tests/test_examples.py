@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from embodied import registry
+from embodied.benchmark.config import BenchmarkConfig
+from embodied.benchmark.run import write_reports
 from embodied.core.entities import FEATURES, MAX_ENTITIES
 from embodied.core.specs import ArraySpec, Interface
 from embodied.core.task import EnvConfig
@@ -87,6 +89,16 @@ def test_the_task_is_solved_by_its_expert_and_hides_its_cue() -> None:
     for key, value in at_go[0].items():
         assert np.array_equal(value, at_go[1][key]), key
     env.close()
+
+
+@pytest.mark.usefixtures("own_package")
+def test_a_benchmarks_page_tells_of_an_installed_task(tmp_path: Path) -> None:
+    config = BenchmarkConfig(task=["remember_side"], report="html")
+    write_reports(tmp_path, config)
+    page = (tmp_path / "report.html").read_text()
+    assert "see a cube on one side" in page and "A task of one&#x27;s own" in page
+    assert "touch the cube on the side where you saw one" in page
+    assert "No certificate is stored" in page and "No cell is done yet" in page
 
 
 @pytest.mark.sim
