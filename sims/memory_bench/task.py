@@ -94,6 +94,8 @@ class Task:
       hidden_vars: Names in `vars` that may differ between cues at go (certificate 1).
       later_plan: Names in `plan` of what the first frame doesn't show: what happens later in the
         cue phase (certificate 4 varies it).
+      still_knobs: Values of knobs that turn off what varies for no reason of the answer's, so that
+        certificate 4 does not take it for evidence.
       plan: What :meth:`draw` drew from the seed.
       vars: Mutable episode variables, saved with the state.
     """
@@ -105,6 +107,7 @@ class Task:
     gap_held: ClassVar[bool] = True
     hidden_vars: ClassVar[tuple[str, ...]] = ()
     later_plan: ClassVar[tuple[str, ...]] = ()
+    still_knobs: ClassVar[Mapping[str, float]] = {}
 
     def __init__(self, knobs: Mapping[str, Any]) -> None:
         self.knobs = types.SimpleNamespace(**knobs)

@@ -5,8 +5,9 @@ the present observation: the first frame of the episode alone, the last N ticks 
 The expert's full rollouts of every cue are cut to what such a memory holds. Histories that are
 equal bit for bit in it must be answered alike, so of each such group the most frequent target is
 answered. What the first frame doesn't show (`Task.later_plan`) is drawn several times in the same
-scene. An oracle that reads bits, and may know the scene by them, bounds every real memory of its
-kind.
+scene, and gaps are still and of one length, since nobody knows beforehand how long they are or
+what happens in them. An oracle that reads bits, and may know the scene by them, bounds every real
+memory of its kind.
 
 A task whose first frame says it all is solved by keeping an anchor; one that the last few ticks
 tell, by a short window. Comparisons of memories should rest on tasks that need more.
@@ -27,6 +28,7 @@ from sims.memory_bench.aliasing import Progress, spread_cues
 
 if TYPE_CHECKING:
     from sims.gym_env import MemoryBenchEnv
+    from sims.memory_bench.task import Task
 
 ANCHOR, WINDOW, BOTH, INTEGRATION = (
     "anchor-solvable",
@@ -146,13 +148,23 @@ def label(first: float, last: int, both: int, history: int) -> str:
     return f"{BOTH}({both})" if both <= longest else INTEGRATION
 
 
+def still(task: type[Task], knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns knobs to measure with: every gap the longest, and nothing moves in it or jitters.
+
+    Args:
+      task: Class of the task.
+      knobs: Of the level.
+    """
+    return {"gap_min_s": knobs["gap_max_s"], "busy": 0.0, **task.still_knobs}
+
+
 def measure(
     env: MemoryBenchEnv, seeds: Sequence[int], progress: Progress | None = None
 ) -> dict[str, Any]:
     """Rolls the expert out for every cue of some seeds and returns the certificate.
 
     Args:
-      env: An unwrapped environment that shows the state.
+      env: An unwrapped environment that shows the state, with `still` knobs.
       seeds: Episode seeds.
       progress: See :data:`sims.memory_bench.aliasing.Progress`.
 

@@ -11,6 +11,7 @@ speed (V = 1) the lane alone is to be remembered. The arm is held while the ball
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,7 @@ class InterceptBehindScreen(ChoiceTask):
     """
 
     info = INFO
+    still_knobs = MappingProxyType({"jitter": 0.0})
     instructions = (
         "touch the pad where the ball will come to rest behind the screen",
         "watch the ball roll and place the gate where it has to be caught",

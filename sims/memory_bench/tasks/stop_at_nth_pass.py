@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,7 @@ class StopAtNthPass(CountedTask, HandsOnTask):
     """
 
     info = INFO
+    still_knobs = MappingProxyType({"jitter": 0.0})
     instructions = (
         "stop the slider on the mark at its {nth} pass by pressing the button",
         "let the slider go by and hold the button when it crosses the mark for the {nth} time",
