@@ -24,6 +24,7 @@ ENV_IDS = {
     "key_trial": "MemoryBench/KeyTrial-v0",
     "intercept_behind_screen": "MemoryBench/InterceptBehindScreen-v0",
     "gather_and_recall": "MemoryBench/GatherAndRecall-v0",
+    "trace_route": "MemoryBench/TraceRoute-v0",
     "bind_shape_color": "MemoryBench/BindShapeColor-v0",
     "odd_one_out": "MemoryBench/OddOneOut-v0",
     "blink_count": "MemoryBench/BlinkCount-v0",

@@ -10,8 +10,9 @@ aliased observation (one that several states share) can be met twice in an episo
 success is linear in the behaviour at each one, so some deterministic choice is best, and for
 fixed choices at the aliased observations the rest is an ordinary decision process. So the
 solver enumerates choices at aliased observations and solves the rest by dynamic programming,
-in exact fractions. Where an aliased observation can be met twice it refuses, rather than
-print a number that a randomising policy might beat.
+in exact fractions. Where what is seen tells all that was done before (perfect recall), dynamic
+programming over the observations does, and nothing is enumerated. Where an aliased observation can
+be met twice it refuses, rather than print a number that a randomising policy might beat.
 """
 
 from __future__ import annotations
@@ -232,6 +233,63 @@ class Graph:
         return value
 
 
+def _with_recall(graph: Graph) -> Ceiling | None:
+    """Returns the exact ceiling where every observation tells all earlier choices, else None.
+
+    Then how likely the states behind an observation are, given that it is met, doesn't depend on
+    the policy, so the best action at each follows from those at later ones.
+    """
+    known = _chances(graph)
+    if known is None:
+        return None
+    chance, earlier = known
+    value: dict[StateId, Fraction] = {SUCCESS: Fraction(1), FAILURE: Fraction(0)}
+    policy: Policy = {}
+
+    def worth(state: StateId) -> Fraction:
+        if state not in value:
+            seen = graph.machine.observe(state)
+            action = policy.get(seen, graph.options[seen][0])
+            value[state] = sum(p * worth(s) for s, p in graph.next[state][action].items())
+        return value[state]
+
+    def gain(seen: Seen, action: Hashable) -> Fraction:
+        outcomes = [(chance[s], graph.next[s][action]) for s in graph.groups[seen] if s in chance]
+        return sum(c * p * worth(s) for c, outcome in outcomes for s, p in outcome.items())
+
+    for seen in sorted(earlier, key=lambda seen: len(earlier[seen]), reverse=True):
+        policy[seen] = max(graph.options[seen], key=lambda action: gain(seen, action))
+    best = sum((p * worth(s) for s, p in graph.machine.initial.items()), Fraction(0))
+    return Ceiling(best, best, policy, len(graph.order), len(graph.aliased))
+
+
+def _chances(
+    graph: Graph,
+) -> tuple[dict[StateId, Fraction], dict[Seen, tuple[tuple[Seen, Hashable], ...]]] | None:
+    """Returns how likely each state is once the choices that lead to it are made, and for each
+    observation with a choice the choices before it; None if an observation doesn't tell them.
+    """
+    chance: dict[StateId, Fraction] = {s: Fraction(p) for s, p in graph.machine.initial.items()}
+    made: dict[StateId, tuple] = dict.fromkeys(chance, ())
+    earlier: dict[Seen, tuple] = {}
+    for state in graph.order:
+        if state not in made:
+            continue
+        seen = graph.machine.observe(state)
+        chooses = len(graph.options[seen]) > 1
+        if chooses and earlier.setdefault(seen, made[state]) != made[state]:
+            return None
+        for action in graph.options[seen]:
+            now = (*made[state], (seen, action)) if chooses else made[state]
+            for child, p in graph.next[state][action].items():
+                if child in _TERMINAL or not p:
+                    continue
+                if made.setdefault(child, now) != now:
+                    return None
+                chance[child] = chance.get(child, Fraction(0)) + chance[state] * p
+    return chance, earlier
+
+
 def _expect(outcome: Mapping[StateId, Fraction], value: Mapping[StateId, Fraction]) -> Fraction:
     # Failure, worth nothing, is the most frequent outcome: spare it the arithmetic.
     return sum((p * value[s] for s, p in outcome.items() if value[s]), Fraction(0))
@@ -245,6 +303,8 @@ def best_memoryless(machine: Machine) -> Ceiling:
         are too many joint choices to enumerate.
     """
     graph = Graph(machine)
+    if (recalled := _with_recall(graph)) is not None:
+        return recalled
     graph.check_met_once()
     spaces = [graph.options[seen] for seen in graph.aliased]
     count = math.prod(len(space) for space in spaces)
@@ -271,6 +331,8 @@ def search_memoryless(machine: Machine, starts: int = 32, seed: int = 0) -> Ceil
     each one's best action (then they don't interact, and the answer is exact).
     """
     graph = Graph(machine)
+    if (recalled := _with_recall(graph)) is not None:
+        return recalled
     graph.check_met_once()
     generator = random.Random(seed)
     best, best_policy = Fraction(-1), {}

@@ -25,6 +25,7 @@ from sims.memory_bench.tasks import (
     stale_fact,
     stop_at_nth_pass,
     take_it_back,
+    trace_route,
 )
 
 TASKS: dict[str, TaskInfo] = {
@@ -42,6 +43,7 @@ TASKS: dict[str, TaskInfo] = {
         key_trial.INFO,
         intercept_behind_screen.INFO,
         gather_and_recall.INFO,
+        trace_route.INFO,
         bind_shape_color.INFO,
         odd_one_out.INFO,
         blink_count.INFO,

@@ -99,6 +99,33 @@ def _random_machine(seed):
     return machine, dict.fromkeys(sorted(set(look.values())), (0, 1))
 
 
+@pytest.mark.parametrize("depth", [2, 9])
+def test_what_is_seen_tells_all_that_was_done(depth):
+    """A way to guess step by step, in sight as far as it goes; the last step is a loaded coin.
+
+    Nine steps have 2^511 joint choices: only perfect recall solves that.
+    """
+
+    def following(way):
+        if len(way) == depth - 1:
+            return {(way, 0): Fraction(1, 4), (way, 1): Fraction(3, 4)}
+        return {(way, right): Fraction(1, 2) for right in range(2)}
+
+    def step(state, action):
+        way, right = state
+        if action != right:
+            return {FAILURE: Fraction(1)}
+        return {SUCCESS: Fraction(1)} if len(way) == depth - 1 else following((*way, right))
+
+    machine = Machine("t", following(()), lambda state: state[0], lambda seen: (0, 1), step)
+    ceiling = best_memoryless(machine)
+    assert ceiling.exact and ceiling.value == Fraction(3, 4) / 2 ** (depth - 1)
+    assert ceiling.aliased == 2**depth - 1 and len(ceiling.policy) == ceiling.aliased
+    mixture = {seen: {action: 1.0} for seen, action in ceiling.policy.items()}
+    assert evaluate(machine, mixture) == pytest.approx(float(ceiling.value))
+    assert search_memoryless(machine, starts=1).upper == ceiling.value
+
+
 def test_refuses_an_aliased_observation_that_returns():
     # Two coins in a row behind one look: randomising (1/4) beats every fixed choice (0).
     def step(state, action):

@@ -25,6 +25,7 @@ COARSE = (
     "key_trial",
     "intercept_behind_screen",
     "gather_and_recall",
+    "trace_route",
     "bind_shape_color",
     "odd_one_out",
     "blink_count",
