@@ -18,7 +18,7 @@ from embodied.evaluate.results import (
     read_results,
 )
 from embodied.evaluate.stats import clustered_paired, wilson
-from embodied.report.text import NOTE, interval, markdown_table, number, percent, whole
+from embodied.report.text import NOTE, interval, markdown_table, number, percent, tenths, whole
 
 REFERENCE = "full_history"
 """Every memory is compared with it on the same seeds, where it is in the table."""
@@ -36,12 +36,16 @@ class Line:
       rows: Training seed -> result rows of `evaluate`, a row a task.
       episodes: Training seed -> episodes without intervention.
       parameters: Of the policy.
+      step_ms: Training seed -> time of one decision; None where it is not known.
+      cpu_s: Training seed -> CPU seconds of the training; None where they are not known.
     """
 
     memory: str
     rows: dict[int, list[dict[str, Any]]]
     episodes: dict[int, list[EpisodeResult]]
     parameters: int
+    step_ms: dict[int, float | None] = dataclasses.field(default_factory=dict)
+    cpu_s: dict[int, float | None] = dataclasses.field(default_factory=dict)
 
     def of(self, place: Place | None = None) -> list[dict[str, Any]]:
         """Returns the rows of one task, or all."""
@@ -62,6 +66,8 @@ def read(evaluations: Sequence[Path]) -> list[Line]:
         seed = int(digits)
         line = lines.setdefault(memory, Line(memory, {}, {}, results["policy"]["parameters"]))
         line.rows[seed] = [row for row in results["rows"] if row["intervene"] == NONE]
+        line.step_ms[seed] = results["policy"].get("step_ms")
+        line.cpu_s[seed] = results["policy"]["train"].get("cpu_s")
         episodes = read_episodes(directory / EPISODES)
         line.episodes[seed] = [e for e in episodes if e.intervene == NONE]
     return sorted(lines.values(), key=lambda line: -_mean([r["success"] for r in line.of()]))
@@ -99,6 +105,8 @@ def summary(line: Line, reference: Line | None) -> dict[str, Any]:
         "commit_rate": _mean([row["commit_rate"] for row in rows]),
         "state_bytes": max(row["state_bytes"] for row in rows),
         "state_filled": _all_known([row["state_filled"] for row in rows]),
+        "step_ms": _all_known(list(line.step_ms.values())),
+        "cpu_min": _all_known([s and s / 60 for s in line.cpu_s.values()]),
         "process": process_summary(rows),
         "paired": _paired(line, reference) if reference not in (None, line) else None,
         "by_task": {f"{t} {lev}": place_summary(line.of((t, lev))) for t, lev in places},
@@ -168,7 +176,8 @@ def header(lines: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the heads of the table's columns."""
     stages = STAGES if _measured(lines) else ()
     head = ["memory", "seeds", "success", "95 % interval", "c*", "M", "commits", *stages]
-    return [*head, "against full history", "bytes in use", "bytes", "parameters", "n"]
+    cost = ["step ms", "training, CPU min"]
+    return [*head, "against full history", "bytes in use", "bytes", *cost, "parameters", "n"]
 
 
 def body(lines: Sequence[dict[str, Any]]) -> list[list[Entry]]:
@@ -188,10 +197,9 @@ def body(lines: Sequence[dict[str, Any]]) -> list[list[Entry]]:
                 Entry(percent(line["commit_rate"]), line["commit_rate"]),
                 *(Entry(percent(process[stage]), process[stage]) for stage in stages),
                 Entry(_difference(paired), paired and paired["difference"]),
-                *(
-                    Entry(whole(line[key]), line[key])
-                    for key in ("state_filled", "state_bytes", "parameters", "n")
-                ),
+                *(Entry(whole(line[key]), line[key]) for key in ("state_filled", "state_bytes")),
+                *(Entry(tenths(line[key]), line[key]) for key in ("step_ms", "cpu_min")),
+                *(Entry(whole(line[key]), line[key]) for key in ("parameters", "n")),
             ]
         )
     return rows

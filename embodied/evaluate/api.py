@@ -27,7 +27,7 @@ from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import write_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig, file_name
-from embodied.evaluate import inspection, provenance, remote, report, video
+from embodied.evaluate import inspection, latency, provenance, remote, report, video
 from embodied.evaluate.config import EvaluateConfig
 from embodied.evaluate.executors import resolved
 from embodied.evaluate.interventions import check_intervention
@@ -233,7 +233,7 @@ def _measure(
     scratch: Path,
 ) -> dict[str, Any]:
     """Runs everything, writes episodes and pictures, returns the content of results.json."""
-    rows, episodes, twin_episodes = [], [], []
+    rows, episodes, twin_episodes, step_ms = [], [], [], None
     stored = read_episodes(twin / EPISODES) if isinstance(twin, Path) else []
     for setting in tasks:
         with closing(make_vec(config, setting)) as vector:
@@ -252,6 +252,9 @@ def _measure(
                     theirs = [e for e in stored if (e.task, e.level, e.intervene) == same]
                 twin_episodes += theirs
                 row["twin"] = compare_with_twin(own, theirs, setting.ceiling)
+            if setting is tasks[0]:
+                seen, _ = vector.reset(seed=config.seed_start)
+                step_ms = latency.step_ms(loaded.policy, seen, config.capacity or None)
             if config.process:
                 plain = next(row for row in rows[first:] if row["intervene"] == NONE)
                 plain["process"] = process_rates(episodes[done:])
@@ -266,7 +269,7 @@ def _measure(
         "command": command(config),
         "config": _shown(config),
         "machine": provenance.machine(config.device),
-        "policy": provenance.describe(loaded),
+        "policy": {**provenance.describe(loaded), "step_ms": step_ms},
         "twin": provenance.describe(twin) if isinstance(twin, LoadedPolicy) else None,
         "rows": rows,
     }

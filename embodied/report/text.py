@@ -26,6 +26,11 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
+def tenths(value: float | None) -> str:
+    """Returns a number with one decimal, or a dash."""
+    return "–" if value is None else f"{value:,.1f}"
+
+
 def whole(value: float | None) -> str:
     """Returns a whole number with commas, or a dash."""
     return "–" if value is None else f"{value:,.0f}"

@@ -49,7 +49,7 @@ def results(memory: str, wins: int) -> dict[str, Any]:
         }
         for task in TASKS
     ]  # fmt: skip
-    policy = {"memory": memory, "parameters": 1234}
+    policy = {"memory": memory, "parameters": 1234, "step_ms": 2.5, "train": {"cpu_s": 90.0}}
     return {"format_version": 1, "policy": policy, "rows": rows}
 
 

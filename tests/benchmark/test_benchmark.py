@@ -53,7 +53,7 @@ def test_cells_are_done_once_and_more_can_be_added(commands: Commands, tmp_path:
     text = (out / "table.md").read_text()
     assert (
         "| `gru` | 1 | 60.0 % | 38.7 – 78.1 | 30.0 % | 0.43 | 100.0 % | -30.0 (p = 0.031) | 400 | "
-        "800 | 1,234 | 20 |" in text
+        "800 | 2.5 | 1.5 | 1,234 | 20 |" in text
     )
     assert "| put_block_back easy | 30.0 % | 100.0 % | 90.0 % (59.6 – 98.2) |" in text
 
