@@ -16,6 +16,8 @@ class HCAMConfig:
       width: D of everything between observation and heads, the memory's vectors among them.
       hidden: Hidden size of the encoder's and the heads' layers.
       channels: Channels of the convolutions that see pictures, each halving their side.
+      shared_values: Tokens that stand at several places have a vector for their value beside the
+        one for value and place, so that what is learnt of a value at one place holds at all.
       memory: Name in ``embodied.memory.MEMORIES``, of a memory of vectors; ``"none"`` is the
         memoryless twin.
       memory_config: Options of that memory; its width is the policy's.
@@ -32,6 +34,7 @@ class HCAMConfig:
     width: int = 64
     hidden: int = 128
     channels: list[int] = dataclasses.field(default_factory=lambda: [16, 32, 32])
+    shared_values: bool = True
     memory: str = "hierarchical_chunks"
     memory_config: dict[str, Any] = dataclasses.field(default_factory=dict)
     read_when: str = ""

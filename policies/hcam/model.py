@@ -48,14 +48,19 @@ class Tokens(nn.Module):
       key: Observation key.
       spec: Its spec.
       width: D.
+      shared_values: Adds a vector for each value, the same wherever it stands.
     """
 
-    def __init__(self, key: str, spec: ArraySpec, width: int) -> None:
+    def __init__(self, key: str, spec: ArraySpec, width: int, shared_values: bool) -> None:
         super().__init__()
         self.key, self.places = key, math.prod(spec.shape)
         self.values = vocabulary(key, spec)
         self.table = nn.EmbeddingBag(self.places * self.values, width, mode="sum")
         nn.init.normal_(self.table.weight, std=1 / math.sqrt(self.places))
+        self.shared: nn.EmbeddingBag | None = None
+        if shared_values and self.places > 1:
+            self.shared = nn.EmbeddingBag(self.values, width, mode="sum")
+            nn.init.normal_(self.shared.weight, std=1 / math.sqrt(self.places))
         first = torch.arange(self.places) * self.values
         self.register_buffer("first", first, persistent=False)
 
@@ -63,6 +68,8 @@ class Tokens(nn.Module):
         """Returns [R, D] for integers [R, ...]; a value beyond the vocabulary is an error."""
         flat = tokens.reshape(len(tokens), self.places).long()
         vectors: Tensor = self.table(flat + self.first)
+        if self.shared is not None:
+            vectors = (vectors + self.shared(flat)) / math.sqrt(2.0)
         return vectors
 
 
@@ -120,16 +127,22 @@ class Encoder(nn.Module):
       width: D.
       hidden: Size between the two layers.
       channels: Of the convolutions.
+      shared_values: See `Tokens`.
     """
 
     def __init__(
-        self, specs: Mapping[str, ArraySpec], width: int, hidden: int, channels: Sequence[int]
+        self,
+        specs: Mapping[str, ArraySpec],
+        width: int,
+        hidden: int,
+        channels: Sequence[int],
+        shared_values: bool,
     ) -> None:
         super().__init__()
         parts: dict[str, nn.Module] = {}
         for key, spec in specs.items():
             if key.endswith(TOKEN):
-                parts[key] = Tokens(key, spec, hidden)
+                parts[key] = Tokens(key, spec, hidden, shared_values)
             elif key.endswith(IMAGE):
                 parts[key] = Picture(spec, hidden, channels)
             else:

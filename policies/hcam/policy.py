@@ -39,6 +39,8 @@ class HCAM(Policy):
     """
 
     Config = HCAMConfig
+    version = 2
+    former = {1: {"shared_values": False}}
 
     def __init__(self, config: HCAMConfig, interface: Interface) -> None:
         super().__init__()
@@ -46,7 +48,8 @@ class HCAM(Policy):
         specs, size = interface.observations, interface.action_size
         check_read_when(config.read_when, specs)
         self.discrete = interface.action_kind == DISCRETE
-        self.encoder = Encoder(specs, config.width, config.hidden, config.channels)
+        sizes = config.width, config.hidden, config.channels
+        self.encoder = Encoder(specs, *sizes, config.shared_values)
         self.memory = build_vector_memory(config.memory, config.width, config.memory_config)
         self.heads = Heads(config.width, config.hidden, size)
         self.log_std: nn.Parameter | None = None

@@ -82,6 +82,7 @@ STUDY = Study(
     ),
     train=(
         "policy=hcam",
+        "policy.config.shared_values=false",
         "reinforce.rows=256",
         "reinforce.ticks=64",
         "steps=300",

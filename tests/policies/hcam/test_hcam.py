@@ -7,10 +7,12 @@ import dataclasses
 import pytest
 import torch
 
+from embodied.config import to_plain
 from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.specs import ArraySpec
+from embodied.train.checkpoint import PolicyMeta, load, write_checkpoint
 from policies.hcam.config import HCAMConfig
-from policies.hcam.model import Encoder
+from policies.hcam.model import Encoder, Tokens
 from policies.hcam.policy import HCAM
 from tests.contracts.policy import random_segment
 from tests.contracts.tools import assert_equal
@@ -101,10 +103,34 @@ def test_exploration_is_training_s_alone() -> None:
 
 def test_a_value_at_another_place_is_another_vector() -> None:
     torch.manual_seed(0)
-    encoder = Encoder({"homes_token": OBSERVATIONS["homes_token"]}, 8, 16, [4])
+    encoder = Encoder({"homes_token": OBSERVATIONS["homes_token"]}, 8, 16, [4], True)
     homes = torch.tensor([[1, 2, 0, 0], [2, 1, 0, 0]], dtype=torch.uint8)
     first, second = encoder({"homes_token": homes})
     assert not torch.allclose(first, second)
+
+
+def test_a_value_is_known_again_at_another_place() -> None:
+    spec = OBSERVATIONS["homes_token"]
+    homes = torch.tensor([[1, 2, 0, 0], [2, 1, 0, 0]], dtype=torch.uint8)
+    shared = Tokens("homes_token", spec, 16, shared_values=True)
+    torch.nn.init.zeros_(shared.table.weight)  # what is left tells values, not places
+    first, second = shared(homes)
+    torch.testing.assert_close(first, second)
+    assert not torch.equal(first, shared(homes * 0)[0])
+    alone = Tokens("homes_token", spec, 16, shared_values=False)
+    assert [name for name, _ in alone.named_parameters()] == ["table.weight"]
+
+
+def test_agents_of_the_first_version_act_as_they_did(tmp_path) -> None:
+    old = make(shared_values=False)
+    config = to_plain(old.config)
+    del config["shared_values"]  # which it did not know
+    meta = PolicyMeta("hcam", 1, config, old.interface.to_json(), ["t"], "easy", {}, {}, "0.1")
+    weights = {name: value.clone() for name, value in old.state_dict().items()}
+    write_checkpoint(tmp_path, 1, meta, weights, {}, {})
+    new = load(tmp_path).policy
+    assert not new.config.shared_values
+    assert_equal(new.state_dict(), weights)
 
 
 @pytest.mark.parametrize(
