@@ -155,15 +155,16 @@ def test_curves(study: Any, script: Any) -> None:  # noqa: F811
     table, v = script("studies.table"), study.Variant
     lines = [
         study.Line(v(f"a{at}", "", like="a", at=at), wins, 10, (wins / 10,), None, {})
-        for at, wins in ((60, 2), (5, 9), (15, 7))
+        for at, wins in ((1500, 2), (15, 7))
     ]
+    lines.append(study.Line(v("a", "", at=5), 9, 10, (0.9,), None, {}))  # the trained one itself
     question = study.Study("toy", "A toy", "", (), (), (), axis="seconds <of gap>")
     picture = table.curves(question, lines)
     assert picture.count("<circle") == 3 and picture.count("<polyline") == 1
     points = picture.split('points="')[1].split('"')[0].split()
     heights = [float(point.split(",")[1]) for point in points]
     assert heights == sorted(heights)  # success falls from left to right, so y grows
-    assert "seconds &lt;of gap&gt;" in picture
+    assert "seconds &lt;of gap&gt;" in picture and ">1,500<" in picture
 
 
 def test_names_are_checked(study: Any) -> None:

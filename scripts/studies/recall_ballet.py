@@ -45,7 +45,7 @@ def memory(name: str, width: int, *options: str) -> tuple[str, ...]:
 
 
 AGENTS = {
-    "hcam": ("hierarchical chunks: 16 of 16 ticks, 4 read", CHUNKS, FIVE),
+    "hcam": ("hierarchical chunks of 16 ticks, 4 read", CHUNKS, FIVE),
     "lstm": ("LSTM", memory("lstm", 124), THREE),
     "gru": ("GRU", memory("gru", 136, "reads_present=true"), THREE),
     "trxl": (

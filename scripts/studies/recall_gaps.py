@@ -20,7 +20,9 @@ def _after(name: str, gap: int, episodes: int, batch: int) -> Variant:
         f"episodes={episodes}",
         f"batch={batch}",
     )
-    return Variant(f"gap-{name}", f"{gap:,} steps", (), evaluate, like="gap-250", at=float(gap))
+    return Variant(
+        f"gap-{name}", f"{gap:,} steps, not trained", (), evaluate, like="gap-250", at=float(gap)
+    )
 
 
 STUDY = Study(

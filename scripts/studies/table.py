@@ -107,10 +107,10 @@ def plot(study: Study, lines: Sequence[Line]) -> str:
 def curves(study: Study, lines: Sequence[Line]) -> str:
     """Returns an SVG: success over `study.axis`, a curve for each trained variant."""
     width, height, left, top, bottom = 640, 340, 60, 20, 60
-    named = {line.variant.like: [] for line in lines if line.variant.at is not None}
+    named: dict[str, list[Line]] = {}
     for line in lines:
         if line.variant.at is not None:
-            named[line.variant.like].append(line)
+            named.setdefault(line.variant.like or line.variant.name, []).append(line)
     places = sorted({line.variant.at for some in named.values() for line in some})  # type: ignore[type-var]
     step = (width - left - 180) / max(1, len(places) - 1)
     x = {place: left + step * index for index, place in enumerate(places)}
@@ -124,7 +124,7 @@ def curves(study: Study, lines: Sequence[Line]) -> str:
         for v in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
     parts += [
-        f'<text x="{x[p]:.1f}" y="{height - bottom + 20}" text-anchor="middle">{p:g}</text>'
+        f'<text x="{x[p]:.1f}" y="{height - bottom + 20}" text-anchor="middle">{p:,g}</text>'
         for p in places
     ]
     parts.append(
