@@ -60,6 +60,7 @@ def test_stored_certificates_are_whole_and_hold(task):
         if task in NO_MEMORY:
             assert proof["aliasing"] == proof["gate"] == proof["reactive"] == {}
             continue
+        assert proof["window"]["fast"]["last_ticks"] > 0, level  # the present alone never suffices
         pairs = proof["aliasing"]["fast"]
         for behaviour in aliasing.BEHAVIOURS:
             assert pairs["behaviours"][behaviour]["pairs"] > 0, (level, behaviour)
