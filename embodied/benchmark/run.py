@@ -93,7 +93,7 @@ def cells(out: Path, config: BenchmarkConfig) -> list[Cell]:
                 *config.evaluate,
             )
             folder = out / CELLS / name
-            places = folder / "run", folder / EVALUATION, folder / "log"
+            places = folder / table.RUN, folder / EVALUATION, folder / "log"
             looking = _looking(config) if seed == config.seeds[0] else ()
             made.append(Cell(name, *places, training, evaluating, folder / LOOKS, looking))
     return made

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,9 @@ from embodied.evaluate.results import (
 )
 from embodied.evaluate.stats import clustered_paired, wilson
 from embodied.report.text import NOTE, interval, markdown_table, number, percent, tenths, whole
+
+RUN = "run"
+"""Folder of the training beside that of the evaluation."""
 
 REFERENCE = "full_history"
 """Every memory is compared with it on the same seeds, where it is in the table."""
@@ -67,10 +72,21 @@ def read(evaluations: Sequence[Path]) -> list[Line]:
         line = lines.setdefault(memory, Line(memory, {}, {}, results["policy"]["parameters"]))
         line.rows[seed] = [row for row in results["rows"] if row["intervene"] == NONE]
         line.step_ms[seed] = results["policy"].get("step_ms")
-        line.cpu_s[seed] = results["policy"]["train"].get("cpu_s")
+        line.cpu_s[seed] = training_cpu_s(directory.parent / RUN / "metrics.jsonl")
         episodes = read_episodes(directory / EPISODES)
         line.episodes[seed] = [e for e in episodes if e.intervene == NONE]
     return sorted(lines.values(), key=lambda line: -_mean([r["success"] for r in line.of()]))
+
+
+def training_cpu_s(metrics: Path) -> float | None:
+    """Returns the CPU seconds of all processes that trained a run; None where none were noted."""
+    if not metrics.exists():
+        return None
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    times = [0.0, *(row["cpu_s"] for row in rows if "cpu_s" in row)]
+    # A process that carried on began to count anew.
+    spent = sum(b - a if b >= a else b for a, b in itertools.pairwise(times))
+    return spent if len(times) > 1 else None
 
 
 def write(out: Path, config: BenchmarkConfig, lines: Sequence[Line]) -> list[dict[str, Any]]:

@@ -122,7 +122,13 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
                 rows_per_s = (done - start) * config.batch_episodes / (time.monotonic() - began)
                 logger.log(
                     step,
-                    {**values, "grad_norm": float(norm), "lr": rate, "episodes_per_s": rows_per_s},
+                    {
+                        **values,
+                        "grad_norm": float(norm),
+                        "lr": rate,
+                        "episodes_per_s": rows_per_s,
+                        "cpu_s": time.process_time(),
+                    },
                 )
                 bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
             bar.update()

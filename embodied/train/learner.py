@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,6 @@ class Learner:
         self.noise = torch.Generator(device=device).manual_seed(config.seed)
         self.ema = Ema(policy, config.optim.ema)
         self._log: dict[str, Tensor] = {}
-        self._spent_s, self._since_s = 0.0, time.process_time()
 
     def initialise(self, source: str) -> list[str]:
         """Starts from the weights of a run, checkpoint or claim; returns what was taken."""
@@ -100,8 +98,7 @@ class Learner:
         Args:
           run: Run directory.
           step: Updates done.
-          meta: Content of ``policy.json``. Its ``train`` gets ``cpu_s``: CPU seconds of all
-            processes that have trained the run.
+          meta: Content of ``policy.json``.
           more: File stem -> tensors that the trainer needs beside the learner's.
           info: Plain data that it needs.
         """
@@ -117,10 +114,7 @@ class Learner:
             "random": random,
             **more,
         }
-        cost = {"cpu_s": round(self._spent_s + time.process_time() - self._since_s, 1)}
-        meta.train |= cost
-        known = {**info, **cost}
-        return checkpoint.write_checkpoint(run, step, meta, self.ema.weights, tensors, known)
+        return checkpoint.write_checkpoint(run, step, meta, self.ema.weights, tensors, dict(info))
 
     def restore(self, directory: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         """Carries on from a checkpoint; returns the trainer's own plain data and tensors.
@@ -147,7 +141,6 @@ class Learner:
         self.noise.set_state(tensors["random"]["noise"])
         torch.set_rng_state(tensors["random"]["global"])
         self._log = self._here(tensors["log"])
-        self._spent_s, self._since_s = float(info.get("cpu_s", 0.0)), time.process_time()
         return info, {stem: found for stem, found in tensors.items() if stem not in _NEEDED}
 
     def _here(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

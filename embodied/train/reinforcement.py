@@ -115,6 +115,7 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
                         "frames": rollout.frames,
                         "lr": rate,
                         "frames_per_s": speed,
+                        "cpu_s": time.process_time(),
                     },
                 )
                 mean = sum(success.values()) / len(success) if success else float("nan")

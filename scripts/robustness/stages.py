@@ -150,7 +150,8 @@ class Training:
         # The data lies where this test put it; how long steps took is no result.
         config = {k: v for k, v in load_yaml(out / "config.yaml").items() if k != "data"}
         rows = [
-            {k: v for k, v in row.items() if k != "episodes_per_s"} for row in read_metrics(out)
+            {k: v for k, v in row.items() if k not in ("episodes_per_s", "cpu_s")}
+            for row in read_metrics(out)
         ]
         for name, value in (("config.yaml", config), ("metrics.jsonl", rows)):
             hashes[name] = sha256(json.dumps(value, sort_keys=True).encode())

@@ -49,7 +49,7 @@ def results(memory: str, wins: int) -> dict[str, Any]:
         }
         for task in TASKS
     ]  # fmt: skip
-    policy = {"memory": memory, "parameters": 1234, "step_ms": 2.5, "train": {"cpu_s": 90.0}}
+    policy = {"memory": memory, "parameters": 1234, "step_ms": 2.5}
     return {"format_version": 1, "policy": policy, "rows": rows}
 
 
@@ -138,6 +138,9 @@ class Commands:
             (folder / "checkpoints" / "00000005").mkdir(parents=True)
             (folder / "checkpoints" / "00000005" / "policy.json").write_text("{}")
             (folder / "config.yaml").write_text("steps: 5")
+            # Logged by a process, and by the one that carried on.
+            rows = "".join(f'{{"cpu_s": {seconds}}}\n' for seconds in (30.0, 60.0, 10.0, 30.0))
+            (folder / "metrics.jsonl").write_text(rows)
         elif words[0] == "evaluate":
             memory = Path(words[1]).parent.name.rpartition("-s")[0]
             if "inspect=true" in words:

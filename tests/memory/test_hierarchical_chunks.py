@@ -16,6 +16,7 @@ from embodied.evaluate.inspection import (
     attention_to_ticks,
     write_inspection,
 )
+from embodied.evaluate.video import Caption, Recording
 from embodied.memory import build_memory, chunk_layer
 from embodied.memory.hierarchical_chunks import HierarchicalChunks, HierarchicalChunksConfig
 from embodied.memory.lstm import LSTMVector
@@ -500,6 +501,7 @@ def test_explanations_can_be_drawn(name: str, tmp_path) -> None:
         _, state = memory.step(query, now, state, torch.tensor([False]))
     inspection = collected.inspections[0]
     inspection.images = [{"front_image_u8": np.zeros((8, 8, 3), np.uint8)}] * 7
+    inspection.actions = [None] * 7
     arrays = inspection.arrays()
     share = attention_to_ticks(arrays, "layer0")
     assert (np.triu(share) == 0).all()
@@ -512,7 +514,8 @@ def test_explanations_can_be_drawn(name: str, tmp_path) -> None:
             read = np.zeros(7, bool)
             read[2 * best[t] : 2 * best[t] + 2] = True
             assert ((share[t] > 0) == read).all()
-    written = write_inspection(tmp_path, "episode", inspection, "title")
+    film = Recording(frames=[np.zeros((8, 8, 3), np.uint8)], captions=[Caption("gap", "", 0, 0.0)])
+    written = write_inspection(tmp_path, "episode", inspection, film)
     assert [path.stat().st_size > 0 for path in written] == [True, True]
 
 

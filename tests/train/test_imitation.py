@@ -84,10 +84,6 @@ def test_resumed_run_equals_uninterrupted(dataset, tmp_path, monkeypatch):
         return [(row["step"], row["loss"]) for row in read_metrics(run)]
 
     assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
-    spent = [
-        checkpoint.read_meta(c).train["cpu_s"] for c in checkpoint.checkpoints(resumed.parents[1])
-    ]
-    assert len(spent) > 1 and 0 < spent[0] <= spent[-1]  # the time before the cut is not lost
 
 
 def test_training_lowers_the_loss(dataset, tmp_path):
