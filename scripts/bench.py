@@ -23,6 +23,7 @@ from embodied.core.errors import EmbodiedError, unknown_name  # noqa: E402
 
 BENCHMARKS = {
     "sim": "simulation steps, pictures, resets and worker processes, against stock robosuite",
+    "suite": "simulation steps of every task",
     "memory_vla": "MemoryVLA's bank, control rate, cost of memory in training, peak memory",
     "export": "an exported policy against torch, and behind a server",
     "sam2act": "SAM2Act's renderer and search, keyframes a second, training, cost of memory",

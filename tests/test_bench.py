@@ -131,7 +131,7 @@ def test_sim_figures(script: Any) -> None:
     plan = timing.Plan(1, 0.001)
     figures = [
         *sim.against_stock(plan),
-        *sim.each_task(plan, ["remember_color"]),
+        *script("benchmarks.suite").each_task(plan, ["remember_color"]),
         *sim.workers(plan, rows=2),
     ]
     assert [figure.name for figure in figures] == [

@@ -28,6 +28,15 @@ def sentences(certificate: Mapping[str, Any] | None, level: str) -> list[str]:
             f"Under {control}: {pairs} pairs of rollouts with different cues are {equal} at go; "
             f"what was corrupted before a gate {shows} after it ({gate['corruptions']} attempts)."
         )
+    for control, attacks in proof.get("attack", {}).items():
+        for sees, attack in attacks.items():
+            lines.append(
+                f"Under {control}, an attacker that sees {sees} and tries to carry the cue through "
+                f"the gate: {attack['candidates']} manners of pushing leave "
+                f"{'nothing' if attack['holds'] else 'SOMETHING'}; {percent(attack['accuracy'])} "
+                f"of its answers are right ({interval(attack['low'], attack['high'])}), by "
+                f"guessing {percent(attack['chance'])}."
+            )
     for control, twin in proof["reactive"].items():
         lines.append(
             f"Under {control}, with the cue left in sight: ceiling {percent(twin['ceiling'])}."

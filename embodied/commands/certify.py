@@ -23,7 +23,10 @@ class Options:
       episodes: Episodes of the expert.
       noisy_episodes: Episodes of the noisy expert, whose motion makes training data.
       reactive_episodes: Episodes of the expert with the cue left in sight.
-      parts: What to compute: ``aliasing``, ``window``, ``expert``, ``reactive``, or ``all``.
+      attack_seeds: Seeds on which an attacker tries to carry the cue through the gate; 0 for none.
+      attack_sees: What it sees: ``state``, ``rgb``, ``rgbd``.
+      parts: What to compute: ``aliasing``, ``window``, ``attack``, ``expert``, ``reactive``, or
+        ``all``.
       controls: Controllers to measure: ``fast``, ``osc``.
       out: Directory for ``<task>.json``; levels, controls and parts already in it are kept.
     """
@@ -34,6 +37,8 @@ class Options:
     episodes: int = 20
     noisy_episodes: int = 0
     reactive_episodes: int = 5
+    attack_seeds: int = 0
+    attack_sees: list[str] = dataclasses.field(default_factory=lambda: ["state"])
     parts: list[str] = dataclasses.field(default_factory=lambda: ["all"])
     controls: list[str] = dataclasses.field(default_factory=lambda: ["fast"])
     out: str = "certificates"
@@ -42,6 +47,12 @@ class Options:
         for control in self.controls:
             EnvConfig(control=control)  # refuses unknown names
             check_moves_arm(control)
+        for sees in self.attack_sees:
+            EnvConfig(observation=sees)
+        if self.attack_seeds == 1 or self.attack_seeds < 0:
+            raise ConfigError(
+                f"expected attack_seeds of 2 or more, or 0 for no attack, got {self.attack_seeds}"
+            )
         if self.seeds < 1 or self.episodes < 1:
             raise ConfigError(
                 f"expected seeds >= 1 and episodes >= 1, got {self.seeds} and {self.episodes}"
@@ -60,6 +71,8 @@ def run(options: Options) -> int:
     effort = certifier.Effort(
         parts=certifier.PARTS if options.parts == ["all"] else tuple(options.parts),
         pair_seeds=options.seeds,
+        attack_seeds=options.attack_seeds,
+        attack_sees=tuple(options.attack_sees),
         expert_episodes=options.episodes,
         noisy_episodes=options.noisy_episodes,
         reactive_episodes=options.reactive_episodes,
@@ -87,8 +100,7 @@ def run(options: Options) -> int:
 
 
 HEADER = ("level", "control", "ceiling", "closed form", "equal at go", "gates hold",
-          "cue in sight", "to keep", "expert", "holds")  # fmt: skip
-_PAIRED = ("aliasing", "gate", "reactive")  # what compares cues
+          "attacker", "cue in sight", "to keep", "expert", "holds")  # fmt: skip
 
 
 def _rows(level: str, proof: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -99,7 +111,9 @@ def _rows(level: str, proof: dict[str, Any]) -> list[tuple[str, ...]]:
             control,
             ceiling["value"],
             "exact" if ceiling["exact"] else f"{ceiling['closed_form']:.3f} DIFFERS",
-            *(_told(proof[part], control, lambda part: _yes(part["holds"])) for part in _PAIRED),
+            *(_told(proof[part], control, _holds) for part in ("aliasing", "gate")),
+            _told(proof.get("attack", {}), control, _attacker),
+            _told(proof["reactive"], control, _holds),
             _told(proof.get("window", {}), control, lambda part: part["label"]),
             _told(proof["expert"], control, lambda part: f"{part['successes']}/{part['episodes']}"),
             _yes(proof["holds"]),
@@ -111,6 +125,17 @@ def _rows(level: str, proof: dict[str, Any]) -> list[tuple[str, ...]]:
 def _told(part: dict[str, Any], control: str, tell: Callable[[dict[str, Any]], str]) -> str:
     """Returns what is told of a part, or a dash where it was not computed."""
     return tell(part[control]) if control in part else "-"
+
+
+def _holds(part: dict[str, Any]) -> str:
+    return _yes(part["holds"])
+
+
+def _attacker(attacks: dict[str, Any]) -> str:
+    """Returns how often the attacker's decoder was right, and would be by guessing."""
+    worst = max(attacks.values(), key=lambda found: found["largest_difference"])
+    told = f"{worst['accuracy']:.0%} of {worst['chance']:.0%}"
+    return told if worst["holds"] else f"{told} LEAKS"
 
 
 def _yes(holds: bool) -> str:
@@ -125,5 +150,6 @@ COMMAND = Command(
         "certify remember_color",
         "certify put_block_back level=all seeds=3 episodes=200",
         "certify reopen_drawer level=easy,hard controls=fast,osc",
+        "certify remember_color parts=attack attack_seeds=40",
     ),
 )

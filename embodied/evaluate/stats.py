@@ -11,27 +11,11 @@ import math
 from collections.abc import Sequence
 
 from embodied.core.errors import DataError
+from embodied.core.proportion import check_count, wilson
 
-Z95 = 1.959963984540054
 EQUIVALENCE_MARGIN = 0.05
 EQUIVALENCE_MIN_EPISODES = 1000
 """Below this many episodes, equivalence to a ceiling isn't claimed."""
-
-
-def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Returns Wilson's score interval of a rate, 95 % by default; (0, 1) for n = 0.
-
-    Source: Wilson 1927; equation 4 of Brown, Cai and DasGupta 2001.
-    """
-    _check_count(successes, n)
-    if n == 0:
-        return 0.0, 1.0
-    rate, zz = successes / n, z * z
-    centre = (rate + zz / (2 * n)) / (1 + zz / n)
-    half = z / (1 + zz / n) * math.sqrt(rate * (1 - rate) / n + zz / (4 * n * n))
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return max(0.0, low), min(1.0, high)
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
@@ -84,7 +68,7 @@ def binomial_sf(k: int, n: int, p: float) -> float:
 
 def binomial_test(successes: int, n: int, p: float) -> float:
     """Returns the two-sided exact p-value of rate `p`: total mass of outcomes as unlikely."""
-    _check_count(successes, n)
+    check_count(successes, n)
     if n == 0:
         return 1.0
     if p <= 0.0 or p >= 1.0:
@@ -147,7 +131,7 @@ def equivalence(successes: int, n: int, ceiling: float, alpha: float = 0.05) -> 
     bound is 0, which no rate can go below, so only the upper test remains; with a ceiling of 1
     (a task that needs no memory) only the lower one does.
     """
-    _check_count(successes, n)
+    check_count(successes, n)
     margin = min(EQUIVALENCE_MARGIN, ceiling)
     p_low = binomial_sf(successes, n, ceiling - margin) if margin < ceiling else 0.0
     p_high = binomial_cdf(successes, n, ceiling + margin) if ceiling + margin < 1 else 0.0
@@ -300,8 +284,3 @@ def _log_pmf(k: int, n: int, p: float) -> float:
 
 def _away_from_zero(value: float, tiny: float) -> float:
     return value if abs(value) > tiny else tiny
-
-
-def _check_count(successes: int, n: int) -> None:
-    if not 0 <= successes <= n:
-        raise DataError(f"expected 0 <= successes <= n, got {successes} of {n}")

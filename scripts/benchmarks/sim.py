@@ -20,12 +20,11 @@ import numpy as np
 from benchmarks.timing import Figure, Plan, Slice, repeat, take_turns
 from embodied import registry
 from embodied.core.rng import derive
-from embodied.core.task import IMITATION, EnvConfig
+from embodied.core.task import EnvConfig
 
 TASK, LEVEL = "remember_color", "easy"
 STATE = EnvConfig(observation="state")
 ROWS = 8
-SEEDS = range(1, 5)
 CAMERAS, STOCK_CAMERAS = ["front", "wrist"], ["agentview", "robot0_eye_in_hand"]
 IMAGE_SIZE = 64
 STEPS, RESETS = "steps/s", "resets/s"
@@ -35,7 +34,6 @@ def measure(plan: Plan) -> list[Figure]:
     """Returns all figures of the simulator."""
     return [
         *against_stock(plan),
-        *each_task(plan, registry.task_names(IMITATION)),
         *workers(plan, ROWS),
     ]
 
@@ -158,63 +156,6 @@ def _stepping(step: Callable[[np.ndarray], bool], restart: Callable[[], object])
             count += 1
             if over or count % len(actions) == 0:
                 restart()
-        return count, spent
-
-    return work
-
-
-# -- each task --------------------------------------------------------------------------------
-
-
-def each_task(plan: Plan, tasks: list[str]) -> Iterator[Figure]:
-    """Yields each task's steps/s while its expert's actions are repeated, grasps and all."""
-    for task in tasks:
-        level = next(iter(registry.task_info(task).levels))
-        with closing(registry.make_env(task, level, STATE)) as env:
-            bare = env.unwrapped
-            episodes = [(seed, expert_actions(env, seed)) for seed in SEEDS]
-            rates = take_turns(
-                {
-                    "step": _replaying(lambda s, e=env: e.reset(seed=s), env.step, episodes),
-                    "raw": _replaying(bare.start, bare.advance, episodes),
-                },
-                plan,
-            )
-        what = f"{level}, the expert's actions"
-        yield Figure(f"steps_{task}", rates["step"], None, STEPS, f"{what}, state observed")
-        yield Figure(f"raw_steps_{task}", rates["raw"], None, STEPS, f"{what}, nothing observed")
-
-
-def expert_actions(env: Any, seed: int) -> np.ndarray:
-    """Returns the expert's actions of one episode, float32 [T, 7]."""
-    env.reset(seed=seed)
-    expert = env.unwrapped.make_expert(seed, 0.0)
-    expert.reset()
-    actions, over = [], False
-    while not over:
-        actions.append(expert.act())
-        _, _, terminated, truncated, _ = env.step(actions[-1])
-        over = terminated or truncated
-    return np.stack(actions)
-
-
-def _replaying(
-    start: Callable[[int], object],
-    step: Callable[[np.ndarray], object],
-    episodes: list[tuple[int, np.ndarray]],
-) -> Slice:
-    turns = itertools.cycle(episodes)
-
-    def work(seconds: float) -> tuple[float, float]:
-        count, spent = 0, 0.0
-        while spent < seconds:
-            seed, actions = next(turns)
-            start(seed)
-            began = time.perf_counter()
-            for action in actions:
-                step(action)
-            spent += time.perf_counter() - began
-            count += len(actions)
         return count, spent
 
     return work

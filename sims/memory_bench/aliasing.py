@@ -30,11 +30,13 @@ BEHAVIOURS = ("expert", "noisy", "extreme")
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, how many there are."""
 
+HIDDEN = "hidden_"
+"""Names in a state that start so may differ between cues at a gate."""
+
 MOST_CUES = 16
 """So many cue values are rolled out at most, spread evenly over all of them."""
 
 _CORNER_TICKS, _CORNER_HOLD, _TRIES = 30, 5, 4
-_HIDDEN = "hidden_"
 
 
 def compare(
@@ -102,10 +104,10 @@ def compare(
     }
 
 
-def spread_cues(env: MemoryBenchEnv) -> list[int]:
-    """Returns the cue values to look at: all, or `MOST_CUES` spread evenly over them."""
+def spread_cues(env: MemoryBenchEnv, most: int = MOST_CUES) -> list[int]:
+    """Returns the cue values to look at: all, or `most` spread evenly over them."""
     count = env.task.n_cues
-    return sorted({round(c) for c in np.linspace(0, count - 1, min(count, MOST_CUES))})
+    return sorted({round(c) for c in np.linspace(0, count - 1, min(count, most))})
 
 
 def _demand_memory(histories: Sequence[tuple[str, ...]]) -> bool:
@@ -189,7 +191,7 @@ class _Snapshot:
     def differences(self, other: _Snapshot) -> Iterator[str]:
         for mine, theirs in ((self.observation, other.observation), (self.state, other.state)):
             for name in sorted(mine.keys() | theirs.keys()):
-                hidden = mine is self.state and name.startswith(_HIDDEN)
+                hidden = mine is self.state and name.startswith(HIDDEN)
                 if not hidden and not _equal(mine.get(name), theirs.get(name)):
                     yield name
 
@@ -218,8 +220,8 @@ class _Rollout:
         state = sorted(self.first(EXECUTE).state)
         return {
             "observations": sorted(self.first(EXECUTE).observation),
-            "state": [name for name in state if not name.startswith(_HIDDEN)],
-            "hidden": [name for name in state if name.startswith(_HIDDEN)],
+            "state": [name for name in state if not name.startswith(HIDDEN)],
+            "hidden": [name for name in state if name.startswith(HIDDEN)],
         }
 
 

@@ -6,7 +6,8 @@ For each level of a task:
    extreme actions) with one seed arrive at go with every observation key bit-equal, in every
    mode and camera, and with the simulator's whole integration state, the controller and the
    task's variables bit-equal too, apart from those declared hidden (names with ``hidden_``).
-   Part of 8: the same after everything was corrupted just before each gate.
+   Part of 8: the same after everything was corrupted just before each gate, and, on request, what
+   an attacker finds; see :mod:`sims.memory_bench.attack`.
 2. *Ceiling.* The best success without memory, by exact dynamic programming on the abstract
    machine; beside it, what a policy could reach that reads a clock running since the reset.
 4. *Minimal window.* What the first frame, the last N ticks, or both would suffice for; see
@@ -35,9 +36,10 @@ import numpy as np
 
 from embodied.core.errors import unknown_name
 from embodied.core.files import write_atomic
+from embodied.core.proportion import wilson
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import CUE, EXECUTE, TaskInfo
-from sims.memory_bench import aliasing, rules, windows
+from sims.memory_bench import aliasing, attack, rules, windows
 from sims.memory_bench.abstract import best_memoryless, search_memoryless, with_clock
 from sims.memory_bench.aliasing import AllModes, Progress
 from sims.memory_bench.machines import machine_of, task_class
@@ -51,12 +53,15 @@ FOLDER = pathlib.Path(__file__).parent / "certificates"
 """Where the package keeps certificates, one JSON file a task."""
 
 ALIASING_SEED_START = EVAL_SEED_START + 900_000_000
+ATTACK_SEED_START = EVAL_SEED_START + 920_000_000
 EXPERT_SEED_START = EVAL_SEED_START + 950_000_000
 """Seeds far from any that data, validation or evaluation use."""
 
+_ATTACK_IMAGE_SIZE = 32  # of pictures, which an attacker sees at every tick
 _WINDOW_SEEDS = 2  # what happens differs by cue and by draw, hardly by seed
 
-ALIASING, WINDOW, EXPERT, REACTIVE = PARTS = ("aliasing", "window", "expert", "reactive")
+PARTS = ("aliasing", "window", "attack", "expert", "reactive")
+ALIASING, WINDOW, ATTACK, EXPERT, REACTIVE = PARTS
 """What there is to compute beside the ceiling; the gates (8) are checked with the aliasing."""
 
 
@@ -67,6 +72,8 @@ class Effort:
     Attributes:
       parts: Which of `PARTS`.
       pair_seeds: Seeds for which every pair of cues is compared; at most two for windows.
+      attack_seeds: Seeds that the attacker's decoder learns on and is asked about; 0 for none.
+      attack_sees: What the attacker sees: ``state``, ``rgb`` or ``rgbd``.
       expert_episodes: Episodes of the clean expert, for each control.
       noisy_episodes: Episodes of the noisy expert, under ``fast`` only.
       reactive_episodes: Episodes of the expert in the reactive twin.
@@ -76,6 +83,8 @@ class Effort:
 
     parts: Sequence[str] = PARTS
     pair_seeds: int = 3
+    attack_seeds: int = 0
+    attack_sees: Sequence[str] = ("state",)
     expert_episodes: int = 200
     noisy_episodes: int = 200
     reactive_episodes: int = 50
@@ -105,11 +114,12 @@ def certify(
       progress: Called now and then; see :data:`Progress`.
 
     Returns:
-      JSON-ready data: ``knobs``, ``mjcf_sha256``, ``aliasing``, ``gate``, ``window``,
+      JSON-ready data: ``knobs``, ``mjcf_sha256``, ``aliasing``, ``gate``, ``window``, ``attack``,
       ``ceiling``, ``expert``, ``reactive`` and ``holds`` (whether every exact part is there and
-      holds). Measured parts are keyed by control; those that `effort` leaves out are empty. For
-      a task that needs no memory also ``needs_memory`` False, and ``aliasing``, ``gate``,
-      ``window`` and ``reactive`` are empty.
+      holds, and no attack found anything). Measured parts are keyed by control, the attack by what
+      it saw as well; those that `effort` leaves out are empty. For a task that needs no memory
+      also ``needs_memory`` False, and ``aliasing``, ``gate``, ``window``, ``attack`` and
+      ``reactive`` are empty.
 
     Raises:
       ConfigError: For an unknown task or level.
@@ -124,6 +134,7 @@ def certify(
         "aliasing": {},
         "gate": {},
         "window": {},
+        "attack": {},
         "expert": {},
         "reactive": {},
     }
@@ -150,6 +161,11 @@ def certify(
             env = _make(info, level, control, "state", effort.image_size, still)
             result["window"][control] = windows.measure(env, seeds[:_WINDOW_SEEDS], report)
             env.close()
+        if ATTACK in parts and effort.attack_seeds:
+            result["attack"][control] = {
+                sees: attacked(info, level, control, sees, effort.attack_seeds, report)
+                for sees in effort.attack_sees
+            }
         if REACTIVE in parts:
             result["reactive"][control] = reactive(info, level, control, effort, report)
     result["holds"] = _holds(result)
@@ -207,6 +223,11 @@ def _merge(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]
     merged = dict(new)
     for part in ("mjcf_sha256", "aliasing", "gate", "window", "expert", "reactive"):
         merged[part] = {**old.get(part, {}), **new[part]}
+    attacks = old.get("attack", {}), new["attack"]
+    merged["attack"] = {
+        control: {sees: found for part in attacks for sees, found in part.get(control, {}).items()}
+        for control in attacks[0] | attacks[1]
+    }
     merged["holds"] = _holds(merged)
     return merged
 
@@ -215,8 +236,13 @@ def _holds(level: Mapping[str, Any]) -> bool:
     if not level.get("needs_memory", True):
         return bool(level["ceiling"]["exact"] and level["ceiling"]["c_star"] == 1.0)
     exact = [list(level[name].values()) for name in ("aliasing", "gate", "reactive")]
-    return bool(level["ceiling"]["exact"]) and all(
-        parts and all(part["holds"] for part in parts) for parts in exact
+    attacks = [
+        found for by_sight in level.get("attack", {}).values() for found in by_sight.values()
+    ]
+    return (
+        bool(level["ceiling"]["exact"])
+        and all(parts and all(part["holds"] for part in parts) for parts in exact)
+        and all(found["holds"] for found in attacks)
     )
 
 
@@ -261,6 +287,32 @@ def ceiling(info: TaskInfo, knobs: Mapping[str, Any]) -> dict[str, Any]:
         "time_aware": {"low": float(clocked.value), "high": float(clocked.upper)},
         **({"baselines": baselines} if baselines else {}),
     }
+
+
+# -- certificate 8, the attacker ------------------------------------------------------------
+
+
+def attacked(
+    info: TaskInfo, level: str, control: str, sees: str, seeds: int, progress: Progress
+) -> dict[str, Any]:
+    """Lets the attacker of :mod:`sims.memory_bench.attack` loose on a level.
+
+    Args:
+      info: The task's row.
+      level: Level name.
+      control: Controller.
+      sees: Observation mode.
+      seeds: Seeds of the decoder.
+      progress: See :data:`Progress`.
+    """
+    env = _make(info, level, control, sees, _ATTACK_IMAGE_SIZE)
+    first = ATTACK_SEED_START + attack.GENERATIONS
+    try:
+        return attack.attack(
+            env, range(ATTACK_SEED_START, first), range(first, first + seeds), progress
+        )
+    finally:
+        env.close()
 
 
 # -- certificates 5 and 9 -------------------------------------------------------------------
@@ -384,19 +436,6 @@ def _telling(seen: Sequence[Moment]) -> set[str]:
         if all(len(those) == 1 for those in targets.values()):
             telling.add(key)
     return telling
-
-
-def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Returns Wilson's 95 % interval of a proportion.
-
-    Source: E. B. Wilson, "Probable inference", JASA 22 (1927).
-    """
-    if n == 0:
-        return 0.0, 1.0
-    p, square = successes / n, z * z
-    middle = (p + square / (2 * n)) / (1 + square / n)
-    half = z * math.sqrt(p * (1 - p) / n + square / (4 * n * n)) / (1 + square / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _make(

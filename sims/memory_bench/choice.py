@@ -9,6 +9,7 @@ import numpy as np
 
 from embodied.core.task import EXECUTE
 from sims.memory_bench import distractors
+from sims.memory_bench.manipulation import SHOWN_RGB
 from sims.memory_bench.task import Task, Waypoint
 from sims.memory_bench.touch import count_touches, touch_failed, touch_path
 
@@ -45,6 +46,17 @@ class ChoiceTask(Task):
     def top_z_m(self) -> float:
         """Returns the height of the candidates' tops in the world."""
         return float(self.plan["pos"][0, 2]) + self.half_height_m
+
+    def show_candidates(self, rgb: Sequence[float]) -> None:
+        """Puts the candidates where they stand, alike; in a reactive twin the right one is lit.
+
+        Args:
+          rgb: Their colour, three numbers in 0..1.
+        """
+        for i, name in enumerate(self.candidates):
+            self.scene.place(name, self.plan["pos"][i])
+            lit = self.knobs.visible_cue and i == self.right
+            self.scene.paint(name, SHOWN_RGB if lit else rgb)
 
     def start_vars(self) -> dict[str, Any]:
         """How long each candidate has been touched, in ticks."""

@@ -52,6 +52,7 @@ INFO = recall_info(
         "length4": _level(4),
         "length5": _level(5),
         "length6": _level(6),
+        "length2_small": _level(2, 4),  # partners alone, nothing to infer
     },
     cues=lambda knobs: 2,
     steps=lambda knobs: _choice_frame(knobs) + 1,

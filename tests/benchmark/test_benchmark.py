@@ -152,10 +152,16 @@ def test_certificates_are_told_in_words() -> None:
         "label": "anchor-solvable", "first": 1.0, "last_ticks": 50, "first_and_last_ticks": 0,
         "history_ticks": 70,
     }  # fmt: skip
-    level = {**stored["levels"]["easy"], "window": {"fast": window}}
+    attack = {
+        "accuracy": 1 / 3, "low": 0.3, "high": 0.4, "chance": 1 / 3, "candidates": 48,
+        "holds": True,
+    }  # fmt: skip
+    found = {"window": {"fast": window}, "attack": {"fast": {"state": attack}}}
+    level = {**stored["levels"]["easy"], **found}
     told = " ".join(sentences({"levels": {"easy": level}}, "easy"))
     assert "1/3 = 33.3 %, solved exactly" in told and "200 of 200" in told
     assert "anchor-solvable: the first frame alone suffices in 100.0 %" in told
+    assert "that sees state" in told and "48 manners of pushing leave nothing; 33.3 %" in told
     level["aliasing"]["fast"]["holds"] = False
     assert "NOT equal at go" in " ".join(sentences({"levels": {"easy": level}}, "easy"))
     assert "No certificate" in sentences(None, "easy")[0]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from embodied.commands import certify
+from sims.memory_bench import attack
 from tests.examples import installed, own_task
 
 POSTURE_RAD, OFFSET_M = 0.02, 0.002
@@ -50,15 +51,21 @@ OFFSET = _row("offset", RemembersByOffset)
         ("offset", {"entities", "mujoco_integration"}),
     ],
 )
-def test_a_leak_is_told_loudly(name, found, tmp_path, capsys) -> None:
+def test_a_leak_is_told_loudly(name, found, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(attack, "GENERATIONS", 1)
     row = f"[embodied.tasks]\n{name} = {__name__}:{name.upper()}\n"
     with installed(tmp_path, row):
-        options = certify.Options(name, episodes=2, reactive_episodes=1, out=str(tmp_path))
+        options = certify.Options(
+            name, episodes=2, reactive_episodes=1, attack_seeds=20, out=str(tmp_path)
+        )
         assert certify.run(options) == 1
     said = capsys.readouterr().out
     assert f"NOT certified: see {tmp_path / name}.json for what differs" in said
     easy = json.loads((tmp_path / f"{name}.json").read_text())["levels"]["easy"]
     assert not easy["holds"] and not easy["aliasing"]["fast"]["holds"]
+    attacked = easy["attack"]["fast"]["state"]
+    assert not attacked["holds"] and attacked["largest_difference"] >= OFFSET_M / 2, attacked
+    assert "LEAKS" in said
     differ = {row["name"].removeprefix("go: ") for row in easy["aliasing"]["fast"]["differences"]}
     assert found <= differ, differ
     # The leak is in what go shows, not in the end of the cue phase or in the task's answer.

@@ -184,10 +184,7 @@ class BlinkCount(ChoiceTask):
         self._show()
 
     def _show(self) -> None:
-        for i, name in enumerate(self._pads):
-            self.scene.place(name, self.plan["pos"][i])
-            shown = self.knobs.visible_cue and i == self.cue
-            self.scene.paint(name, SHOWN_RGB if shown else PAD_RGB)
+        self.show_candidates(PAD_RGB)
         for name, y in zip(self._lamps, self.plan["lamp_y"], strict=True):
             self.scene.place(name, (_LAMP_X_M, y, _LAMP_Z_M))
         self._paint_lamps()

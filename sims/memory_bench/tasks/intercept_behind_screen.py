@@ -23,7 +23,6 @@ from sims.memory_bench.abstract import Machine
 from sims.memory_bench.choice import ChoiceTask
 from sims.memory_bench.entities import Entity
 from sims.memory_bench.machines import cue_then_choice
-from sims.memory_bench.manipulation import SHOWN_RGB
 from sims.memory_bench.parts import PALETTE, TABLE_TOP_M, Part, ball, box, screen
 from sims.memory_bench.task import TICKS_PER_S
 
@@ -222,10 +221,7 @@ class InterceptBehindScreen(ChoiceTask):
         self._show()
 
     def _show(self) -> None:
-        for i, name in enumerate(self._pads):
-            self.scene.place(name, self.plan["pos"][i])
-            shown = self.knobs.visible_cue and i == self.cue
-            self.scene.paint(name, SHOWN_RGB if shown else PAD_RGB)
+        self.show_candidates(PAD_RGB)
         middle = _EXIT_Y_M - self.knobs.screen_m / 2
         self.scene.place("screen", (_LANES_X_M, middle, TABLE_TOP_M + _SCREEN_HEIGHT_M / 2))
         self.scene.paint("screen", SCREEN_RGB)

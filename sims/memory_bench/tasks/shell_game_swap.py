@@ -24,7 +24,6 @@ from sims.memory_bench.abstract import Machine
 from sims.memory_bench.choice import ChoiceTask
 from sims.memory_bench.entities import Entity
 from sims.memory_bench.machines import cue_then_choice
-from sims.memory_bench.manipulation import SHOWN_RGB
 from sims.memory_bench.parts import PALETTE, TABLE_TOP_M, Part, ball, cylinder, screen
 from sims.memory_bench.task import TICKS_PER_S
 
@@ -217,18 +216,12 @@ class ShellGameSwap(ChoiceTask):
 
     def setup_gap(self) -> None:
         """Shows the cups in their places, as at go."""
-        self._show()
+        self.show_candidates(CUP_RGB)
         self.gap_tick()
 
     def setup_execute(self) -> None:
         """Shows the cups; nothing here depends on the cue."""
-        self._show()
-
-    def _show(self) -> None:
-        for i, name in enumerate(self._cups):
-            self.scene.place(name, self.plan["pos"][i])
-            shown = self.knobs.visible_cue and i == self.cue
-            self.scene.paint(name, SHOWN_RGB if shown else CUP_RGB)
+        self.show_candidates(CUP_RGB)
 
 
 def _smooth(share: float) -> float:

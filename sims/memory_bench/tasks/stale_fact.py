@@ -21,7 +21,6 @@ from sims.memory_bench.choice import ChoiceTask
 from sims.memory_bench.entities import Entity
 from sims.memory_bench.layout import draw_grid
 from sims.memory_bench.machines import cue_then_choice
-from sims.memory_bench.manipulation import SHOWN_RGB
 from sims.memory_bench.parts import PALETTE, TABLE_TOP_M, Part, ball, box
 from sims.memory_bench.task import TICKS_PER_S
 
@@ -179,7 +178,7 @@ class StaleFact(ChoiceTask):
 
     def setup_cue(self) -> None:
         """The bins, all closed; a ball comes in from the front."""
-        self._place_bins()
+        self.show_candidates(BIN_RGB)
         self._move_balls()
 
     def cue_tick(self) -> bool:
@@ -215,15 +214,9 @@ class StaleFact(ChoiceTask):
 
     def setup_gap(self) -> None:
         """Shows the bins, as at go."""
-        self._place_bins()
+        self.show_candidates(BIN_RGB)
         self.gap_tick()
 
     def setup_execute(self) -> None:
         """Shows the bins; nothing here depends on the cue."""
-        self._place_bins()
-
-    def _place_bins(self) -> None:
-        for i, name in enumerate(self._bins):
-            self.scene.place(name, self.plan["pos"][i])
-            shown = self.knobs.visible_cue and i == self.cue
-            self.scene.paint(name, SHOWN_RGB if shown else BIN_RGB)
+        self.show_candidates(BIN_RGB)
