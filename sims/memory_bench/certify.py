@@ -32,16 +32,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from embodied.core.errors import unknown_name
 from embodied.core.files import write_atomic
-from embodied.core.proportion import wilson
 from embodied.core.rng import EVAL_SEED_START
-from embodied.core.task import CUE, EXECUTE, TaskInfo
-from sims.memory_bench import aliasing, attack, rules, windows
+from embodied.core.task import TaskInfo
+from sims.memory_bench import aliasing, attack, measured, rules, windows
 from sims.memory_bench.abstract import best_memoryless, search_memoryless, with_clock
-from sims.memory_bench.aliasing import AllModes, Progress
+from sims.memory_bench.aliasing import Progress
 from sims.memory_bench.machines import machine_of, task_class
 from sims.memory_bench.mixtures import best_policy
 
@@ -152,9 +149,9 @@ def certify(
         env = _make(info, level, control, "state", effort.image_size)
         result["mjcf_sha256"][control] = env.mjcf_sha256
         if EXPERT in parts:
-            result["expert"][control] = expert_success(env, effort.expert_episodes, 0.0, report)
+            result["expert"][control] = _expert(env, effort.expert_episodes, 0.0, report)
         if EXPERT in parts and control == "fast" and effort.noisy_episodes:
-            result["expert"]["fast_noisy"] = expert_success(env, effort.noisy_episodes, 1.0, report)
+            result["expert"]["fast_noisy"] = _expert(env, effort.noisy_episodes, 1.0, report)
         env.close()
         if WINDOW in parts:
             still = windows.still(task_class(info), knobs)
@@ -289,6 +286,36 @@ def ceiling(info: TaskInfo, knobs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+# -- certificate 9 --------------------------------------------------------------------------
+
+
+def reactive(
+    info: TaskInfo, level: str, control: str, effort: Effort, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Certifies the twin whose cue stays in sight (knob ``visible_cue`` 1).
+
+    Returns:
+      ``holds``; ``telling``: observation keys that say what is right; ``ceiling`` of the abstract
+      machine; the ``expert``'s success.
+    """
+    knobs = {"visible_cue": 1}
+    env = _make(info, level, control, "rgbd", effort.image_size, knobs)
+    seeds = range(ALIASING_SEED_START, ALIASING_SEED_START + effort.pair_seeds)
+    telling = measured.telling(env, seeds)
+    env.close()
+    env = _make(info, level, control, "state", effort.image_size, knobs)
+    episodes = effort.reactive_episodes
+    expert = _expert(env, episodes, 0.0, progress) if episodes else None
+    env.close()
+    value = best_memoryless(machine_of(info, env.knobs)).value
+    return {
+        "holds": "entities" in telling and value == 1 == info.ceiling(env.knobs),
+        "telling": sorted(telling),
+        "ceiling": float(value),
+        "expert": expert,
+    }
+
+
 # -- certificate 8, the attacker ------------------------------------------------------------
 
 
@@ -315,127 +342,10 @@ def attacked(
         env.close()
 
 
-# -- certificates 5 and 9 -------------------------------------------------------------------
-
-
-def expert_success(
-    env: MemoryBenchEnv, episodes: int, noise: float, progress: Progress | None = None
+def _expert(
+    env: MemoryBenchEnv, episodes: int, noise: float, progress: Progress | None
 ) -> dict[str, Any]:
-    """Measures the privileged expert on fresh seeds, each with its own balanced cue.
-
-    Returns:
-      ``episodes``, ``successes``, ``success`` with Wilson's 95 % ``low`` and ``high``,
-      ``failures`` (kind -> count), ``failed_seeds``, ``first_seed``, ``noise``, and the mean
-      lengths ``cue_s`` and ``execute_s``.
-    """
-    failures: dict[str, int] = {}
-    failed, cue_ticks, execute_ticks = [], [], []
-    what = "noisy expert" if noise else "expert"
-    for index in range(episodes):
-        seed = EXPERT_SEED_START + index
-        lengths = _play_without_gap(env, seed, noise)
-        task = env.task
-        if task.success:
-            cue_ticks.append(lengths[0])
-            execute_ticks.append(lengths[1])
-        else:
-            kind = f"{task.failure_kind} in {task.phase}"
-            failures[kind] = failures.get(kind, 0) + 1
-            failed.append(seed)
-        if progress:
-            progress(what, index + 1, episodes)
-    successes = len(cue_ticks)
-    low, high = wilson(successes, episodes)
-    return {
-        "episodes": episodes,
-        "successes": successes,
-        "success": successes / episodes,
-        "low": low,
-        "high": high,
-        "noise": noise,
-        "first_seed": EXPERT_SEED_START,
-        "failures": failures,
-        "failed_seeds": failed,
-        "cue_s": round(float(np.mean(cue_ticks)) / 20, 2) if cue_ticks else None,
-        "execute_s": round(float(np.mean(execute_ticks)) / 20, 2) if execute_ticks else None,
-    }
-
-
-def _play_without_gap(env: MemoryBenchEnv, seed: int, noise: float) -> tuple[int, int]:
-    """Plays the expert's episode but for what the arm is held for.
-
-    Returns:
-      Ticks of the cue phase (a held one counted in full) and of the execute phase.
-    """
-    env.reset(seed=seed)
-    task, expert = env.task, env.make_expert(seed=seed, noise=noise)
-    ticks = {CUE: 0, EXECUTE: 0}
-    while not task.decided:
-        if task.held:
-            ticks[CUE] += task.cue_ticks if task.phase == CUE else 0
-            task._snap(EXECUTE)
-        ticks[task.phase] += 1
-        env.advance(expert.perturb(expert.act()))
-    return ticks[CUE], ticks[EXECUTE]
-
-
-def reactive(
-    info: TaskInfo, level: str, control: str, effort: Effort, progress: Progress | None = None
-) -> dict[str, Any]:
-    """Certifies the twin whose cue stays in sight (knob ``visible_cue`` 1).
-
-    Returns:
-      ``holds``; ``telling``: observation keys that differ at go, or along a row of choices,
-      wherever another choice is right; ``ceiling`` of the abstract machine; the ``expert``'s
-      success.
-    """
-    knobs = {"visible_cue": 1}
-    env = _make(info, level, control, "rgbd", effort.image_size, knobs)
-    observe = AllModes(env)
-    seeds = range(ALIASING_SEED_START, ALIASING_SEED_START + effort.pair_seeds)
-    found = [_telling(moments) for seed in seeds for moments in _twin_moments(env, observe, seed)]
-    telling = set.intersection(*found)
-    env.close()
-    env = _make(info, level, control, "state", effort.image_size, knobs)
-    episodes = effort.reactive_episodes
-    expert = expert_success(env, episodes, 0.0, progress) if episodes else None
-    env.close()
-    value = best_memoryless(machine_of(info, env.knobs)).value
-    return {
-        "holds": "entities" in telling and value == 1 == info.ceiling(env.knobs),
-        "telling": sorted(telling),
-        "ceiling": float(value),
-        "expert": expert,
-    }
-
-
-Moment = tuple[str, Mapping[str, np.ndarray]]
-"""What has to be chosen, and what is observed then."""
-
-
-def _twin_moments(env: MemoryBenchEnv, observe: AllModes, seed: int) -> list[list[Moment]]:
-    """Returns moments of a reactive twin to be told apart: go of all cues, or a row of choices."""
-    rows, at_go = [], []
-    for cue in aliasing.spread_cues(env):
-        env.reset(seed=seed, options={"cue": cue})
-        if env.info.progress:
-            rows.append(aliasing.watch_choices(env, observe))
-        else:
-            env.task._snap(EXECUTE)
-            at_go.append((env.task.target(), observe.observation()))
-    return rows or [at_go]
-
-
-def _telling(seen: Sequence[Moment]) -> set[str]:
-    """Returns the observation keys that tell apart every two moments with different targets."""
-    telling = set()
-    for key in seen[0][1]:
-        targets: dict[bytes, set[str]] = {}
-        for target, observation in seen:
-            targets.setdefault(observation[key].tobytes(), set()).add(target)
-        if all(len(those) == 1 for those in targets.values()):
-            telling.add(key)
-    return telling
+    return measured.expert_success(env, EXPERT_SEED_START, episodes, noise, progress)
 
 
 def _make(
