@@ -7,6 +7,9 @@ how far a drawer is open, a button pressed, a lamp lit). Covered or absent rows 
 
 from __future__ import annotations
 
+ENTITIES, ENTITIES_MASK = "entities", "entities_mask"
+"""Observation keys."""
+
 MAX_ENTITIES = 32
 ENTITY_TYPES = ("lamp", "cube", "patch", "button", "drawer", "container", "marker", "tool")
 

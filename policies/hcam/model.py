@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embodied.core.entities import ENTITIES, ENTITIES_MASK
 from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.specs import ArraySpec
+from embodied.core.text import INSTRUCTION
+from embodied.nn.language import ByteInstructionEncoder
 
 TOKEN, IMAGE = "_token", "_image_u8"
 """Endings of observation keys: whole numbers below a vocabulary, and RGB pictures."""
@@ -119,6 +122,35 @@ class Picture(nn.Module):
         return vectors
 
 
+class Entities(nn.Module):
+    """A table of entities [R, N, F]: what each row says, and of that the largest and the mean.
+
+    The same map reads every row, so that what is learnt of a thing holds wherever it stands in the
+    table, and one thing is not lost among many.
+
+    Args:
+      spec: The table's spec.
+      width: D.
+    """
+
+    def __init__(self, spec: ArraySpec, width: int) -> None:
+        super().__init__()
+        self.row = nn.Sequential(
+            orthogonal(nn.Linear(spec.shape[-1], width), math.sqrt(2.0)),
+            nn.ReLU(),
+            orthogonal(nn.Linear(width, width), math.sqrt(2.0)),
+            nn.ReLU(),
+        )
+        self.map = orthogonal(nn.Linear(2 * width, width), 1.0)
+
+    def forward(self, entities: Tensor, mask: Tensor) -> Tensor:
+        """Returns [R, D] for rows and whether there is an entity in each, bool [R, N]."""
+        rows = self.row(entities.to(self.map.weight.dtype)) * mask.unsqueeze(-1)
+        count = mask.sum(1, keepdim=True).clamp(min=1)
+        vectors: Tensor = self.map(torch.cat([rows.amax(1), rows.sum(1) / count], dim=-1))
+        return vectors
+
+
 class Encoder(nn.Module):
     """Observations of a tick to one vector: the sum of what each says, and two layers.
 
@@ -128,6 +160,9 @@ class Encoder(nn.Module):
       hidden: Size between the two layers.
       channels: Of the convolutions.
       shared_values: See `Tokens`.
+
+    Raises:
+      ConfigError, SpecMismatch: If there is nothing to see, or a part of it is missing.
     """
 
     def __init__(
@@ -139,9 +174,20 @@ class Encoder(nn.Module):
         shared_values: bool,
     ) -> None:
         super().__init__()
+        if ENTITIES in specs and ENTITIES_MASK not in specs:
+            raise SpecMismatch(
+                f"observation {ENTITIES!r} needs {ENTITIES_MASK!r} beside it; offered: "
+                f"{', '.join(sorted(specs))}"
+            )
         parts: dict[str, nn.Module] = {}
         for key, spec in specs.items():
-            if key.endswith(TOKEN):
+            if key == INSTRUCTION:
+                parts[key] = ByteInstructionEncoder(hidden)
+            elif key == ENTITIES:
+                parts[key] = Entities(spec, hidden)
+            elif key == ENTITIES_MASK:
+                continue
+            elif key.endswith(TOKEN):
                 parts[key] = Tokens(key, spec, hidden, shared_values)
             elif key.endswith(IMAGE):
                 parts[key] = Picture(spec, hidden, channels)
@@ -157,7 +203,8 @@ class Encoder(nn.Module):
         """Returns [R, D] for key -> [R, ...]."""
         total = None
         for key, part in self.parts.items():
-            vector = part(obs[key])
+            seen = (obs[key], obs[ENTITIES_MASK]) if key == ENTITIES else (obs[key],)
+            vector = part(*seen)
             total = vector if total is None else total + vector
         vectors: Tensor = self.out(F.relu(self.norm(total)))
         return vectors
@@ -167,7 +214,8 @@ class Decoder(nn.Module):
     """Tells the observations of a tick from a vector; the loss that shapes what is stored.
 
     Tokens by cross-entropy, pictures by the cross-entropy of intensities as probabilities,
-    numbers by squared error; each a mean over elements.
+    numbers by squared error; each a mean over elements. An instruction stays the same all along
+    and is not told.
 
     Args:
       specs: Observation key -> spec.
@@ -180,10 +228,10 @@ class Decoder(nn.Module):
 
     def __init__(self, specs: Mapping[str, ArraySpec], width: int, hidden: int) -> None:
         super().__init__()
-        self.specs = dict(specs)
+        self.specs = {key: spec for key, spec in specs.items() if key != INSTRUCTION}
         self.body = nn.Sequential(orthogonal(nn.Linear(width, hidden), math.sqrt(2.0)), nn.ReLU())
         self.out = nn.ModuleDict(
-            {key: nn.Linear(hidden, self._size(key, spec)) for key, spec in specs.items()}
+            {key: nn.Linear(hidden, self._size(key, spec)) for key, spec in self.specs.items()}
         )
 
     @staticmethod

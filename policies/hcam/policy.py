@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from embodied.core.policy import Evaluation, Policy
 from embodied.core.rng import GAUSSIAN, GUMBEL
 from embodied.core.specs import DISCRETE, ActionSpec, ArraySpec, Interface, PolicySpec
+from embodied.core.text import INSTRUCTION
 from embodied.core.types import Action, Observation, Segment, State, Working
 from embodied.memory import build_vector_memory
 from embodied.memory.vector import looks_at_data
@@ -80,7 +81,7 @@ class HCAM(Policy):
                 name: ArraySpec(shape, "float32")
                 for name, shape in self.memory.record_spec().items()
             },
-            instruction="none",
+            instruction="bytes" if INSTRUCTION in specs else "none",
         )  # fmt: skip
 
     def initial_state(self, batch: int, capacity: int | None = None) -> State:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from embodied.core.entities import COLOR, POSITION
+from embodied.core.entities import COLOR, ENTITIES, ENTITIES_MASK, POSITION
 from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.prompt import PROMPT_LENGTH, PROMPT_TOKENS
 from embodied.core.specs import ArraySpec
@@ -263,18 +263,17 @@ class EntityTrunk(Trunk):
     """Encodes the table of entities of the ``state`` observation, one token an entity."""
 
     REACH_M = 0.3  # the hand's way with a thing while it acts on it; the longest is a drawer's
-    KEY, MASK = "entities", "entities_mask"
 
     def __init__(self, config: MemoryVLAConfig, observations: dict[str, ArraySpec]) -> None:
         super().__init__()
-        if self.KEY not in observations:
+        if ENTITIES not in observations:
             raise SpecMismatch(
                 "the entities trunk needs the key 'entities'; offered: "
                 f"{', '.join(sorted(observations))}. Use observation=state or trunk=conv"
             )
-        self.inputs = {key: observations[key] for key in (self.KEY, self.MASK)}
-        tokens, features = observations[self.KEY].shape
-        self.streams = {self.KEY: tokens}
+        self.inputs = {key: observations[key] for key in (ENTITIES, ENTITIES_MASK)}
+        tokens, features = observations[ENTITIES].shape
+        self.streams = {ENTITIES: tokens}
         half, quarter = config.width // 2, config.width // 4
         self.embed = nn.Sequential(
             nn.Linear(features, 4 * half), nn.GELU(), nn.Linear(4 * half, half), nn.LayerNorm(half)
@@ -283,7 +282,7 @@ class EntityTrunk(Trunk):
         self.place = FourierFeatures(3, quarter, NEAR_M)
 
     def forward(self, obs: Observation) -> Perception:
-        entities, mask = obs[self.KEY], obs[self.MASK]
+        entities, mask = obs[ENTITIES], obs[ENTITIES_MASK]
         places = entities[..., POSITION]
         codes = [self.embed(entities), self.color(entities[..., COLOR]), self.place(places)]
         tokens = torch.cat([code.to(codes[0].dtype) for code in codes], dim=-1)

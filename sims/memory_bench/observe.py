@@ -13,6 +13,8 @@ import numpy as np
 
 from embodied.core.entities import (
     COLOR,
+    ENTITIES,
+    ENTITIES_MASK,
     ENTITY_TYPES,
     FEATURES,
     MAX_ENTITIES,
@@ -101,8 +103,8 @@ class Observer:
             INSTRUCTION: ArraySpec((INSTRUCTION_BYTES,), "uint8", "", 0, 255),
         }
         if self.mode == "state":
-            specs["entities"] = ArraySpec((MAX_ENTITIES, FEATURES), f32, "", -10.0, 10.0)
-            specs["entities_mask"] = ArraySpec((MAX_ENTITIES,), "bool", "", 0, 1)
+            specs[ENTITIES] = ArraySpec((MAX_ENTITIES, FEATURES), f32, "", -10.0, 10.0)
+            specs[ENTITIES_MASK] = ArraySpec((MAX_ENTITIES,), "bool", "", 0, 1)
         for name in self.cameras:
             specs |= camera_specs(name, self.image_size, depth=self.mode == "rgbd")
         return specs
@@ -122,7 +124,7 @@ class Observer:
         out["joint_pos_rad"][:] = scene.d.qpos[scene.arm_qpos]
         out[INSTRUCTION][:] = task.instruction_u8
         if self.mode == "state":
-            self._fill_entities(out["entities"], out["entities_mask"], task)
+            self._fill_entities(out[ENTITIES], out[ENTITIES_MASK], task)
         elif draw:
             self._draw(out)
         else:

@@ -121,6 +121,45 @@ def test_a_value_is_known_again_at_another_place() -> None:
     assert [name for name, _ in alone.named_parameters()] == ["table.weight"]
 
 
+TABLE = {
+    "entities": ArraySpec((4, 5), "float32", "", -1.0, 1.0),
+    "entities_mask": ArraySpec((4,), "bool", "", 0, 1),
+}
+
+
+def test_an_entity_is_known_wherever_it_stands_in_the_table() -> None:
+    encoder = Encoder(TABLE, 8, 16, [4], True)
+    table, mask = torch.randn(1, 4, 5), torch.tensor([[True, True, False, False]])
+    order = torch.tensor([2, 1, 0, 3])
+    seen = encoder({"entities": table, "entities_mask": mask})
+    moved = encoder({"entities": table[:, order], "entities_mask": mask[:, order]})
+    torch.testing.assert_close(seen, moved)
+    hidden = table + torch.tensor([0.0, 0.0, 5.0, 5.0])[:, None]
+    torch.testing.assert_close(seen, encoder({"entities": hidden, "entities_mask": mask}))
+    assert not torch.allclose(seen, encoder({"entities": table, "entities_mask": ~mask}))
+
+
+def test_an_empty_table_is_no_trouble() -> None:
+    encoder = Encoder(TABLE, 8, 16, [4], True)
+    none = {"entities": torch.zeros(2, 4, 5), "entities_mask": torch.zeros(2, 4, dtype=torch.bool)}
+    assert torch.isfinite(encoder(none)).all()
+
+
+def test_a_table_without_its_mask_is_refused() -> None:
+    with pytest.raises(SpecMismatch, match="'entities' needs 'entities_mask' beside it"):
+        make(observations={"entities": TABLE["entities"]})
+
+
+def test_words_are_read_as_words_and_never_told() -> None:
+    words = {"instruction_u8": ArraySpec((160,), "uint8", "utf8", 0, 255), **TABLE}
+    policy = make(observations=words, reconstruct=1.0)
+    assert policy.spec.instruction == "bytes" and make().spec.instruction == "none"
+    assert "entities" in policy.decoder.out and "instruction_u8" not in policy.decoder.out
+    segment = random_segment(policy, ROWS, TICKS, 0)
+    losses = policy.evaluate(segment, policy.initial_state(ROWS)).aux_losses
+    assert torch.isfinite(losses["reconstruct"])
+
+
 def test_agents_of_the_first_version_act_as_they_did(tmp_path) -> None:
     old = make(shared_values=False)
     config = to_plain(old.config)
