@@ -66,7 +66,7 @@ def make_env(info: TaskInfo, **env_kwargs: Any) -> Any:
 
 
 def memory_bench_env(task: str | TaskInfo, control: str = "fast", **env_kwargs: Any) -> Any:
-    """Returns a MemoryBench environment: an arm to move, or under ``"choice"`` a cue to name.
+    """Returns a MemoryBench environment: an arm to move, or under ``"choice"`` a thing to name.
 
     See :class:`sims.gym_env.MemoryBenchEnv` and
     :class:`sims.memory_bench.control_choice.ChoiceEnv`.

@@ -90,8 +90,8 @@ class EnvConfig:
       cameras: Camera names whose images are observed (ignored for ``"state"``).
       image_size: Height and width of every image in pixels.
       control: ``"fast"`` (position actuators and inverse kinematics), ``"osc"`` (robosuite), or
-        ``"choice"``: an action is the number of a cue, and the expert's motion acts on that
-        belief under ``fast``; for reinforcement, since there is nothing to demonstrate.
+        ``"choice"``: an action is the number of a thing to choose, and the expert's motion does
+        it under ``fast``; for reinforcement, since there is nothing to demonstrate.
       visuals: ``"lite"`` (low-poly) or ``"full"`` (robosuite's stock look).
       reward: ``"sparse"`` or ``"dense"``.
       knobs: Knob overrides on top of the level.
@@ -133,7 +133,7 @@ def check_moves_arm(control: str) -> None:
     """
     if control == CHOICE:
         raise ConfigError(
-            "control=choice names a cue and moves no hand by itself, so there is nothing to "
+            "control=choice names a thing and moves no hand by itself, so there is nothing to "
             "demonstrate or certify; use control=fast or osc"
         )
 

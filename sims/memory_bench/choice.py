@@ -9,6 +9,7 @@ import numpy as np
 
 from embodied.core.task import EXECUTE
 from sims.memory_bench import distractors
+from sims.memory_bench.layout import by_place
 from sims.memory_bench.manipulation import SHOWN_RGB
 from sims.memory_bench.task import Task, Waypoint
 from sims.memory_bench.touch import count_touches, touch_failed, touch_path
@@ -71,6 +72,10 @@ class ChoiceTask(Task):
         chosen = count_touches(self.scene, self.candidates, self.vars["touch_ticks"])
         if chosen is not None:
             self.commit(self.choice_name(chosen), chosen == self.right)
+
+    def choice_order(self) -> Sequence[int]:
+        """The candidates, by where they stand."""
+        return by_place(self.plan["pos"])
 
     def target(self) -> str:
         """The right candidate."""

@@ -1,7 +1,8 @@
-"""Control by choice: an action names a cue, and the expert's motion acts on that belief.
+"""Control by choice: an action names one of the things to choose from; the expert does the rest.
 
-What is left to learn is what to remember. A step lasts half a second while the arm is held; the
-first step after go is carried out to its end.
+What is left to learn is what to remember. A step lasts half a second while the arm is held. Work
+before go is done to its end in one step, and so is the choice after it. Choices are numbered as
+they are seen, from place to place, never by what only the simulator knows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from embodied.core.errors import ConfigError, SimulatorError
 from embodied.core.specs import DISCRETE, ActionSpec
-from embodied.core.task import CHOICE, CUE, EXECUTE
+from embodied.core.task import CHOICE, EXECUTE
 from sims.choices import check_choices
 from sims.gym_env import MemoryBenchEnv
 from sims.memory_bench.action import ACTION_SIZE, CONTROL_HZ
@@ -24,39 +25,37 @@ PERIOD_TICKS = CONTROL_HZ // 2
 
 
 class ChoiceEnv(MemoryBenchEnv):
-    """A MemoryBench task with one decision: which cue it was.
+    """A MemoryBench task with one decision: which of the things at hand.
 
     Observations, seeds, phases and outcomes are those of the task under ``control="fast"``.
 
     Args:
-      task: As of `MemoryBenchEnv`; its cue phase and gap must be held, and one choice must
-        follow.
+      task: As of `MemoryBenchEnv`; one that numbers its choices (`Task.choice_order`).
       level: As there.
       **kwargs: As there, but for `control`.
 
     Raises:
-      ConfigError: For a task whose cue phase or gap is the policy's own work, or with several
-        choices.
+      ConfigError: For a task with several choices, or that isn't decided by choosing a thing.
     """
 
     metadata = {**MemoryBenchEnv.metadata, "control_hz": CONTROL_HZ / PERIOD_TICKS}
 
     def __init__(self, task: Any, level: str = "easy", **kwargs: Any) -> None:
         super().__init__(task, level, control="fast", **kwargs)
-        held = self.task.cue_held and self.task.gap_held
-        decided_by_cue = CUE in self.task.phases and held
-        if not decided_by_cue or self.task.n_choices > 1:
+        # Before an episode is drawn, whether choices have an order shows in the class alone.
+        ordered = type(self.task).choice_order is not Task.choice_order
+        if not ordered or self.task.n_choices > 1:
             raise ConfigError(
-                f"control={CHOICE}: {self.info.name} is not decided by naming a cue; use "
-                "control=fast, or a task that shows its cue while the arm is held and then asks "
-                "for one choice, for example remember_color"
+                f"control={CHOICE}: {self.info.name} is not decided by choosing one thing; use "
+                "control=fast, or a task that is, for example remember_color or put_block_back"
             )
 
     def advance(self, action: Any) -> bool:
-        """Lets half a second pass, at most to the next gate, or carries the choice out.
+        """Lets half a second pass, at most to the next gate, or has work done to its end.
 
         Args:
-          action: A whole number in 0..cues-1; checked, and then ignored while the arm is held.
+          action: A whole number in 0..cues-1, in the order of `Task.choice_order`; checked, and
+            then ignored before go.
 
         Raises:
           ActionError: For anything else.
@@ -65,18 +64,25 @@ class ChoiceEnv(MemoryBenchEnv):
         choice = int(check_choices(np.asarray(action), (), self.action_spec.names, self.info.name))
         if self.over:
             raise SimulatorError("step() after the episode ended; call reset(seed=...) first")
-        if self.task.phase == EXECUTE:
-            self._carry_out(choice)
-            return False
-        hold = np.zeros(ACTION_SIZE, np.float32)
-        return any(super(ChoiceEnv, self).advance(hold) for _ in range(PERIOD_TICKS))
+        if self.task.held:
+            hold = np.zeros(ACTION_SIZE, np.float32)
+            return any(super(ChoiceEnv, self).advance(hold) for _ in range(PERIOD_TICKS))
+        chooses = self.task.phase == EXECUTE
+        return self._work(self.task.choice_order()[choice] if chooses else self.task.cue)
 
-    def _carry_out(self, choice: int) -> None:
-        hand = super().make_expert()
-        while not self.over:
-            with _believing(self.task, choice):
+    def _work(self, cue: int) -> bool:
+        """Lets the expert act as if the cue were `cue`, to the next gate or the end."""
+        hand, gate = super().make_expert(), False
+        while not (gate or self.over):
+            with _believing(self.task, cue):
                 motion = hand.act()
-            super().advance(motion)
+            gate = super().advance(motion)
+        return gate
+
+    def current_info(self, gate: bool = False, fresh: bool = False) -> dict[str, Any]:
+        """As there; ``held`` says of every step before go that its action will not count."""
+        held = self.task.phase != EXECUTE
+        return {**super().current_info(gate, fresh), "held": held}
 
     @property
     def horizon(self) -> int:
@@ -86,8 +92,8 @@ class ChoiceEnv(MemoryBenchEnv):
 
     @property
     def action_spec(self) -> ActionSpec:
-        """The choice of a cue, named by its number."""
-        names = tuple(str(cue) for cue in range(self.task.n_cues))
+        """The choice, named by its number."""
+        names = tuple(str(choice) for choice in range(self.task.n_cues))
         return ActionSpec(DISCRETE, len(names), 1, low=0.0, high=1.0, names=names)
 
     def spec_dict(self) -> dict[str, Any]:
@@ -97,12 +103,12 @@ class ChoiceEnv(MemoryBenchEnv):
         return {**super().spec_dict(), **own}
 
     def make_expert(self, seed: int = 0, noise: float = 0.0) -> Oracle:
-        """Returns a player that knows the cue; `noise` is its share of random choices."""
+        """Returns a player that knows what is right; `noise` is its share of random choices."""
         return Oracle(self, seed, noise)
 
 
 class Oracle:
-    """Names the cue.
+    """Makes the right choice.
 
     Args:
       env: The environment.
@@ -119,8 +125,9 @@ class Oracle:
         self._rng = np.random.Generator(np.random.PCG64(self._seed))
 
     def act(self) -> int:
-        """Returns the cue."""
-        return int(self._env.task.cue)
+        """Returns the right choice."""
+        task = self._env.task
+        return list(task.choice_order()).index(task.cue)
 
     def perturb(self, action: int) -> int:
         """Returns `action`, or a random one."""

@@ -25,3 +25,16 @@ def draw_grid(rng: np.random.Generator, count: int) -> np.ndarray:
     xy = np.stack((cells // _CELLS_Y, cells % _CELLS_Y), 1).astype(float)
     xy = (xy - ((_CELLS_X - 1) / 2, (_CELLS_Y - 1) / 2)) * _CELL_M + _CENTRE_M
     return xy + rng.uniform(-_JITTER_M, _JITTER_M, (count, 2))
+
+
+def by_place(xy_m: np.ndarray) -> list[int]:
+    """Returns indices of places by where they are: in strips from one side, near ones first.
+
+    Strips are as wide as a grid's cells and run away from the robot, so that things in a grid or
+    a ring keep their order while they are shifted a little.
+
+    Args:
+      xy_m: Places in the world, float [n, 2 or more]; the robot looks along x.
+    """
+    xy_m = np.asarray(xy_m)
+    return [int(i) for i in np.lexsort((xy_m[:, 0], np.round(xy_m[:, 1] / _CELL_M)))]

@@ -225,6 +225,14 @@ class Task:
         """
         return None
 
+    def choice_order(self) -> Sequence[int]:
+        """Returns the cues in the order in which control by choice numbers what to choose.
+
+        A permutation that whoever sees the scene can tell (`layout.by_place`), for tasks whose
+        cues are things at places; others don't override it and have no such control.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not number its choices")
+
     def swap_points(self) -> Mapping[str, bool]:
         """Returns `swap_point` and `donor_point` of the info, where go isn't the moment to swap."""
         return {}

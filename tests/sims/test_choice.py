@@ -8,11 +8,28 @@ import pytest
 from embodied.core.errors import ActionError, ConfigError
 from embodied.core.specs import DISCRETE
 from embodied.core.task import EXECUTE, GAP
+from sims.memory_bench.layout import by_place
+from sims.memory_bench.manipulation import draw_ring
 from tests.sims.conftest import assert_equal
 
 pytestmark = pytest.mark.sim
 
 KNOBS = {"gap_min_s": 0.7, "gap_max_s": 0.9}
+CHOSEN = (
+    "bind_shape_color",
+    "blink_count",
+    "gather_and_recall",
+    "intercept_behind_screen",
+    "key_trial",
+    "odd_one_out",
+    "put_block_back",
+    "rearrange_block",
+    "remember_color",
+    "reopen_drawer",
+    "shell_game_swap",
+    "stale_fact",
+)
+"""Tasks that are decided by choosing one thing."""
 
 
 def choice_env(**kwargs):
@@ -39,7 +56,7 @@ def test_a_choice_is_carried_out_to_its_end_and_decides():
             steps += 1
             if held:
                 assert not env.over and reward == 0.0
-        right = info["cue"] if chosen is None else chosen
+        right = info["cue"] if chosen is None else env.task.choice_order()[chosen]
         assert info["success"] == (right == info["cue"]) and reward == info["success"]
         assert info["failure_kind"] == ("" if info["success"] else "wrong_choice")
         assert info["commit"] == env.task.choice_name(right)
@@ -48,6 +65,44 @@ def test_a_choice_is_carried_out_to_its_end_and_decides():
         held_steps = np.diff(times[:-1])
         assert len(held_steps) in (3, 4) and held_steps.max() == 0.5
         assert terminated and not truncated
+
+
+@pytest.mark.parametrize("task", CHOSEN)
+def test_choices_are_numbered_as_seen_and_the_expert_works(task):
+    """Whatever was done before go; each choice has its own outcome, and one of them is right."""
+    import sims
+
+    env = sims.memory_bench_env(task, "choice", observation="state", knobs=KNOBS)
+    committed = set()
+    for choice in range(env.action_space.n):
+        _, info = env.reset(seed=11)
+        assert sorted(env.task.choice_order()) == list(range(env.action_space.n))
+        order = list(env.task.choice_order())
+        steps = 0
+        while not env.over:
+            assert info["held"] == (info["phase"] != EXECUTE)  # what else counts is the choice
+            _, reward, *_, info = env.step(choice)
+            steps += 1
+        assert steps <= env.horizon
+        assert info["success"] == reward == (order[choice] == info["cue"])
+        assert info["failure_kind"] in ("", "wrong_choice")
+        committed.add(info["commit"])
+    assert len(committed) == env.action_space.n
+    env.reset(seed=12)
+    oracle = env.make_expert()
+    while not env.over:
+        *_, info = env.step(oracle.act())
+    assert info["success"]
+
+
+def test_places_keep_their_numbers_while_they_are_shifted_a_little():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        places, _ = draw_ring(rng, 4)
+        seen = places[by_place(places)]
+        sides = np.sign(np.round(seen / 0.1))  # right; near, far; left of the robot
+        np.testing.assert_array_equal(sides[:, 1], [-1, 0, 0, 1])
+        assert seen[1, 0] < seen[2, 0]
 
 
 def test_observations_are_those_of_the_moved_arm():
@@ -76,8 +131,8 @@ def test_bad_choices_and_tasks_are_refused():
         env.step(3)
     with pytest.raises(ActionError, match="whole numbers"):
         env.step(np.zeros(7, np.float32))
-    for task in ("put_block_back", "lift"):
-        with pytest.raises(ConfigError, match="not decided by naming a cue"):
+    for task in ("trace_route", "order_recall", "set_recall", "lift"):
+        with pytest.raises(ConfigError, match="not decided by choosing one thing"):
             sims.memory_bench_env(task, "choice", observation="state")
     from embodied.commands.certify import Options as Certify
     from embodied.commands.play import Options as Play

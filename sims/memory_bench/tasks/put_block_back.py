@@ -16,6 +16,7 @@ from embodied.core.task import CUE, TaskInfo
 from sims.memory_bench import levels
 from sims.memory_bench.abstract import Machine
 from sims.memory_bench.entities import Entity
+from sims.memory_bench.layout import by_place
 from sims.memory_bench.machines import cue_then_choice
 from sims.memory_bench.manipulation import (
     BLOCK_HALF_M,
@@ -147,6 +148,10 @@ class PutBlockBack(BlockTask):
             self.commit("none", False, "motor")
         else:
             self.commit(self._patches[nearest], nearest == self.cue)
+
+    def choice_order(self) -> Sequence[int]:
+        """The patches, by where they are."""
+        return by_place(self.plan["patches"])
 
     def target(self) -> str:
         """The patch on which the block was at the start."""

@@ -22,6 +22,7 @@ from embodied.core.task import CUE, TaskInfo
 from sims.memory_bench import levels
 from sims.memory_bench.abstract import FAILURE, SUCCESS, Machine
 from sims.memory_bench.entities import Entity
+from sims.memory_bench.layout import by_place
 from sims.memory_bench.machines import uniform
 from sims.memory_bench.manipulation import (
     BLOCK_HALF_M,
@@ -274,6 +275,10 @@ class RearrangeBlock(BlockTask):
             self.commit(self._patches[block], False)
         else:
             self.commit(self._patches[block], self.rests_at(block, CENTRE_XY_M), "motor")
+
+    def choice_order(self) -> Sequence[int]:
+        """The patches, by where they are."""
+        return by_place(self.plan["patches"])
 
     def target(self) -> str:
         """The patch whose block was never moved."""

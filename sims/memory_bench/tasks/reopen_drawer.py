@@ -144,6 +144,10 @@ class ReopenDrawer(ButtonTask):
             if openings[self.cue] > OPEN_SHARE * parts_drawers.TRAVEL_M:
                 self.commit(self.target(), True)
 
+    def choice_order(self) -> Sequence[int]:
+        """The drawers, as the cabinet has them."""
+        return range(self.k)
+
     def target(self) -> str:
         """The drawer that was open at the start."""
         return f"drawer{self.cue}"
