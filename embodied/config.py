@@ -54,7 +54,8 @@ def from_plain(cls: type[T], data: Mapping[str, Any], *, where: str = "", source
     values = {}
     for name, field in fields.items():
         if name in data:
-            values[name] = _convert(hints[name], data[name], _join(where, name), source)
+            given = _filled(_default(field), data[name])
+            values[name] = _convert(hints[name], given, _join(where, name), source)
         elif _required(field):
             raise ConfigError(
                 f"missing key {_join(where, name)!r}{_from(source)}: expected "
@@ -66,6 +67,24 @@ def from_plain(cls: type[T], data: Mapping[str, Any], *, where: str = "", source
         if not where and not source:
             raise
         raise ConfigError(f"{where or 'configuration'}{_from(source)}: {error}") from error
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """Returns a field's default, or None if it has none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def _filled(default: Any, given: Any) -> Any:
+    """Returns a mapping with what it leaves out taken from a default that is a dataclass.
+
+    A field's own default may differ from its class's: whoever sets one key of it keeps the rest.
+    """
+    if not dataclasses.is_dataclass(default) or not isinstance(given, Mapping):
+        return given
+    inner = {key: _filled(getattr(default, key, None), value) for key, value in given.items()}
+    return {**to_plain(default), **inner}
 
 
 def to_plain(value: Any) -> Any:

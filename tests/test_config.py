@@ -24,6 +24,8 @@ from embodied.config import (
     to_plain,
 )
 from embodied.core.errors import ConfigError
+from embodied.core.task import EnvConfig
+from embodied.train.config import ReinforceConfig
 
 
 class Colour(enum.Enum):
@@ -47,6 +49,17 @@ class Inner:
     def __post_init__(self) -> None:
         if self.rate <= 0:
             raise ConfigError(f"rate must be > 0, got {self.rate}")
+
+
+@dataclasses.dataclass
+class Middle:
+    inner: Inner = dataclasses.field(default_factory=lambda: Inner(rate=5.0, sizes=[9]))
+    count: int = 1
+
+
+@dataclasses.dataclass
+class Whole:
+    middle: Middle = dataclasses.field(default_factory=lambda: Middle(count=7))
 
 
 @dataclasses.dataclass
@@ -144,6 +157,14 @@ def test_overrides_are_read_by_the_type_of_their_field() -> None:
         workers=0,
         pair=(3, 4.0),
     )
+
+
+def test_who_sets_one_key_of_a_default_keeps_the_rest() -> None:
+    """A field's own default may differ from its class's, at any depth."""
+    found = from_plain(Whole, {"middle": {"inner": {"sizes": [3]}}})
+    assert found == Whole(Middle(Inner(rate=5.0, sizes=[3]), count=7))
+    learning = from_plain(ReinforceConfig, {"env": {"control": "choice"}})
+    assert learning.env == EnvConfig(observation="state", control="choice")
 
 
 def test_a_single_word_fills_a_list() -> None:

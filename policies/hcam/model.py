@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embodied.core.entities import ENTITIES, ENTITIES_MASK
+from embodied.core.entities import COLOR, ENTITIES, ENTITIES_MASK, POSITION
 from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.specs import ArraySpec
 from embodied.core.text import INSTRUCTION
 from embodied.nn.language import ByteInstructionEncoder
+from embodied.nn.position import FourierFeatures
 
 TOKEN, IMAGE = "_token", "_image_u8"
 """Endings of observation keys: whole numbers below a vocabulary, and RGB pictures."""
@@ -126,17 +127,24 @@ class Entities(nn.Module):
     """A table of entities [R, N, F]: what each row says, and of that the largest and the mean.
 
     The same map reads every row, so that what is learnt of a thing holds wherever it stands in the
-    table, and one thing is not lost among many.
+    table, and one thing is not lost among many. Places and colours differ by fractions of a metre
+    or of full intensity, which is little beside a type's one; codes make that much of them.
 
     Args:
       spec: The table's spec.
       width: D.
     """
 
+    NEAR_M, ALIKE = 0.1, 0.2
+    """Places and colours that differ by less have similar codes."""
+    CODE = 32
+
     def __init__(self, spec: ArraySpec, width: int) -> None:
         super().__init__()
+        self.place = FourierFeatures(3, self.CODE, self.NEAR_M)
+        self.color = FourierFeatures(3, self.CODE, self.ALIKE)
         self.row = nn.Sequential(
-            orthogonal(nn.Linear(spec.shape[-1], width), math.sqrt(2.0)),
+            orthogonal(nn.Linear(spec.shape[-1] + 2 * self.CODE, width), math.sqrt(2.0)),
             nn.ReLU(),
             orthogonal(nn.Linear(width, width), math.sqrt(2.0)),
             nn.ReLU(),
@@ -145,7 +153,9 @@ class Entities(nn.Module):
 
     def forward(self, entities: Tensor, mask: Tensor) -> Tensor:
         """Returns [R, D] for rows and whether there is an entity in each, bool [R, N]."""
-        rows = self.row(entities.to(self.map.weight.dtype)) * mask.unsqueeze(-1)
+        seen = [entities, self.place(entities[..., POSITION]), self.color(entities[..., COLOR])]
+        dtype = self.map.weight.dtype
+        rows = self.row(torch.cat([part.to(dtype) for part in seen], dim=-1)) * mask.unsqueeze(-1)
         count = mask.sum(1, keepdim=True).clamp(min=1)
         vectors: Tensor = self.map(torch.cat([rows.amax(1), rows.sum(1) / count], dim=-1))
         return vectors

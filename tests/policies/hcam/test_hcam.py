@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from embodied.config import to_plain
+from embodied.core.entities import FEATURES
 from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.specs import ArraySpec
 from embodied.train.checkpoint import PolicyMeta, load, write_checkpoint
@@ -122,14 +123,14 @@ def test_a_value_is_known_again_at_another_place() -> None:
 
 
 TABLE = {
-    "entities": ArraySpec((4, 5), "float32", "", -1.0, 1.0),
+    "entities": ArraySpec((4, FEATURES), "float32", "", -1.0, 1.0),
     "entities_mask": ArraySpec((4,), "bool", "", 0, 1),
 }
 
 
 def test_an_entity_is_known_wherever_it_stands_in_the_table() -> None:
     encoder = Encoder(TABLE, 8, 16, [4], True)
-    table, mask = torch.randn(1, 4, 5), torch.tensor([[True, True, False, False]])
+    table, mask = torch.randn(1, 4, FEATURES), torch.tensor([[True, True, False, False]])
     order = torch.tensor([2, 1, 0, 3])
     seen = encoder({"entities": table, "entities_mask": mask})
     moved = encoder({"entities": table[:, order], "entities_mask": mask[:, order]})
@@ -141,7 +142,10 @@ def test_an_entity_is_known_wherever_it_stands_in_the_table() -> None:
 
 def test_an_empty_table_is_no_trouble() -> None:
     encoder = Encoder(TABLE, 8, 16, [4], True)
-    none = {"entities": torch.zeros(2, 4, 5), "entities_mask": torch.zeros(2, 4, dtype=torch.bool)}
+    none = {
+        "entities": torch.zeros(2, 4, FEATURES),
+        "entities_mask": torch.zeros(2, 4, dtype=torch.bool),
+    }
     assert torch.isfinite(encoder(none)).all()
 
 
