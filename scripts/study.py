@@ -25,7 +25,7 @@ STUDIES = {
     "busy_gaps": "what a bank keeps of a cue over a long gap in which other things happen",
     "recall_ballet": "which memory lets an agent recall what it saw, and for how many frames",
     "recall_families": "which memory lets an agent recall in four more families of tasks",
-    "recall_robot": "which memory lets an arm touch what it was shown, learnt by reinforcement",
+    "recall_robot": "which memory lets an arm put a block back, learnt by reinforcement",
     "recall_gaps": "how long after it was shown something is still found, far beyond training",
 }
 """Name -> question; each is a module of scripts/studies with a ``STUDY``."""

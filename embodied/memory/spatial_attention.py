@@ -19,6 +19,17 @@ THETA = 10_000.0
 """Ratio between the first frequency of an axis, 1 rad a token, and where the series would end."""
 
 
+_FAST_RAD = 0.3
+"""Channels that turn by as much from token to token tell neighbours apart."""
+
+
+def axis_frequencies(width: int) -> Tensor:
+    """Returns float32 [width // 4]: how far each channel pair of an axis turns a token, in rad."""
+    quarter = width // 4
+    frequency: Tensor = THETA ** (-torch.arange(quarter, dtype=torch.float32) / max(quarter, 1))
+    return frequency
+
+
 def grid_positions(side: int) -> Tensor:
     """Returns float32 [N, 2]: (column, row) of each token of a map, row-major."""
     index = torch.arange(side * side)
@@ -41,10 +52,9 @@ def axial_rotary(positions: Tensor, width: int) -> Tensor:
 
     Source: RoFormer (arXiv 2104.09864) for each axis, as in SAM 2.
     """
-    quarter = width // 4
-    frequency = THETA ** (-torch.arange(quarter, dtype=torch.float32) / max(quarter, 1))
-    angle_rad = (positions.float()[..., None] * frequency).flatten(1).repeat_interleave(2, dim=-1)
-    angle_rad = F.pad(angle_rad, (0, width - 4 * quarter))
+    angle_rad = positions.float()[..., None] * axis_frequencies(width)
+    angle_rad = angle_rad.flatten(1).repeat_interleave(2, dim=-1)
+    angle_rad = F.pad(angle_rad, (0, width - angle_rad.shape[-1]))
     return torch.stack([angle_rad.cos(), angle_rad.sin()])
 
 
@@ -79,6 +89,25 @@ class RotaryAttention(nn.Module):
         self.key = nn.Linear(source, width)
         self.value = nn.Linear(source, width)
         self.out = nn.Linear(width, width)
+
+    @torch.no_grad()
+    def start_near(self, locality: float) -> None:
+        """Makes each place look at itself first, by equal biases of queries and keys.
+
+        A channel of every fast pair gets the same bias in both, the others none; what turns alike
+        adds up at the same place and cancels elsewhere. It is a start: biases are learnt further.
+
+        Args:
+          locality: Difference of scores between the same place and its neighbour along an axis.
+        """
+        frequency = axis_frequencies(self.head_width)
+        fast = int((frequency >= _FAST_RAD).sum())
+        lost = float((1 - frequency[:fast].cos()).sum())
+        size = (locality * self.head_width**0.5 / lost) ** 0.5
+        for layer in (self.query, self.key):
+            heads = layer.bias.zero_().view(self.heads, self.head_width)
+            axes = heads[:, : 4 * len(frequency)].unflatten(1, (2, len(frequency), 2))
+            axes[:, :, :fast, 0] = size
 
     def forward(
         self,
@@ -181,6 +210,8 @@ class MemoryAttention(nn.Module):
       feedforward: Hidden channels of the feed-forward layers.
       dropout: In training only.
       position_scale: Weight of the present's positional code in what goes in.
+      locality: How much more, at the start, a place reads of itself in memory than of its
+        neighbours, in scores; see `RotaryAttention.start_near`.
     """
 
     rotary: Tensor
@@ -195,12 +226,16 @@ class MemoryAttention(nn.Module):
         feedforward: int,
         dropout: float,
         position_scale: float,
+        locality: float = 0.0,
     ) -> None:
         super().__init__()
         self.position_scale = position_scale
         self.layers = nn.ModuleList(
             MemoryAttentionLayer(width, source, heads, feedforward, dropout) for _ in range(layers)
         )
+        if locality:
+            for layer in self.layers:
+                layer.cross_attention.start_near(locality)
         self.norm = nn.LayerNorm(width)
         rotary = axial_rotary(grid_positions(side), width // heads)
         self.register_buffer("rotary", rotary, persistent=False)

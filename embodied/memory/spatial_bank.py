@@ -45,6 +45,8 @@ class SpatialConfig:
       entry_width: Width of stored tokens (published: 64).
       encoder_blocks: ConvNeXt blocks of the memory encoder (published: 2).
       position_scale: Weight of the present's positional code in the query (published: 0.1).
+      locality: How much more, at the start, a place of the map reads of itself in stored maps
+        than of its neighbours, in attention scores (published: 0, attention starts even).
       detach: Stored features and heatmaps get no gradient; the encoder itself still learns.
         False (published) trains through memory.
     """
@@ -61,6 +63,7 @@ class SpatialConfig:
     entry_width: int = 64
     encoder_blocks: int = 2
     position_scale: float = 0.1
+    locality: float = 0.0
     detach: bool = False
 
     def __post_init__(self) -> None:
@@ -72,6 +75,8 @@ class SpatialConfig:
         for name in ("anchor", "encoder_blocks"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"memory.{name} must be >= 0, got {getattr(self, name)}")
+        if self.locality < 0:
+            raise ConfigError(f"memory.locality must be >= 0, got {self.locality}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"memory.dropout must be within [0, 1), got {self.dropout}")
         if 0 < self.capacity <= self.anchor:
@@ -106,6 +111,7 @@ class SpatialBank(nn.Module):
             config.feedforward,
             config.dropout,
             config.position_scale,
+            config.locality,
         )
         self.temporal = nn.Parameter(torch.empty(config.window, config.entry_width))
         nn.init.trunc_normal_(self.temporal, std=TEMPORAL_STD)

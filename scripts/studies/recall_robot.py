@@ -1,4 +1,4 @@
-"""An arm by reinforcement: agents that say which cube it was, and the expert's motion touches it.
+"""An arm by reinforcement: agents that say where a block was, and the expert puts it back there.
 
 Everything learns by PPO in the simulator; an episode of the arm costs about a hundred times what
 one of the recall suite does, so runs are short.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from studies.study import Study, Variant
 
-TASK, SEEDS = "remember_color", (0, 1, 2)
+TASK, SEEDS = "put_block_back", (0, 1, 2)
 
 STUDY = Study(
     name="recall_robot",
-    title="RememberColor on the arm, by reinforcement",
+    title="PutBlockBack on the arm, by reinforcement",
     about=(
-        "A coloured cube is shown; after a gap of 2 to 4 s the arm touches the cube, of three, "
-        "that the agent names (control by choice: half a second a tick until go, then the "
-        "expert's motion on that belief). The agent sees the simulator's state and learns by PPO "
-        "from whether the touch was right. Chance is 33.3 %."
+        "A block lies on one of four patches; the expert carries it to the centre and presses "
+        "the button, and after a gap of 2 to 4 s puts it on the patch that the agent names "
+        "(control by choice: the work before go is one tick, the gap half a second a tick). The "
+        "agent sees the simulator's state and learns by PPO from whether the patch was right. "
+        "Chance is 25 %."
     ),
     train=(
         "policy=hcam",
@@ -26,20 +27,24 @@ STUDY = Study(
         "reinforce.env.control=choice",
         "reinforce.rows=32",
         "reinforce.ticks=32",
-        "reinforce.entropy=0.03",
-        "steps=150",
+        "reinforce.epochs=10",
+        "reinforce.minibatches=2",
+        "reinforce.storage=recompute",
+        "reinforce.entropy=0.05",
+        "optim.warmup_steps=1",
+        "steps=60",
     ),
     evaluate=("episodes=300", "seed_start=2000000", "videos=0"),
     variants=(
         Variant(
             "hcam",
-            "hierarchical chunks of 4 ticks, 2 read",
+            "hierarchical chunks of 4 ticks, 2 read, one layer",
             (
                 "memory.config.chunk=4",
                 "memory.config.window=4",
                 "memory.config.capacity=8",
                 "memory.config.top_k=2",
-                "memory.config.layers=2",
+                "memory.config.layers=1",
             ),
             seeds=SEEDS,
         ),

@@ -12,6 +12,7 @@ from embodied.memory import build_memory
 from embodied.memory.base import Memory
 from embodied.memory.none import NoMemory
 from embodied.memory.spatial import SpatialMemory
+from embodied.memory.spatial_attention import RotaryAttention, axial_rotary, grid_positions
 from embodied.memory.spatial_encoder import MemoryEncoder
 from tests.contracts.tools import assert_close, assert_equal, clone
 from tests.memory.spatial_tools import (
@@ -194,6 +195,7 @@ def test_only_spatial_memory_takes_marks() -> None:
         ({"anchor": -1}, "memory.anchor must be >= 0, got -1"),
         ({"anchor": 3}, "memory.anchor=3 pins all of the 3 slots"),
         ({"capacity": 0}, "memory capacity must be >= 1 slot, got 0"),
+        ({"locality": -1.0}, "memory.locality must be >= 0, got -1.0"),
         ({"dropout": 1.0}, "memory.dropout must be within [0, 1), got 1.0"),
         ({"heads": 3}, "memory.heads=3 does not divide the width 16"),
         ({"heads": 8}, "even number of channels, 4 at least"),
@@ -270,6 +272,26 @@ class Tick(nn.Module):
         rows = len(reset)
         logits = {f"{v}.mark": self.out(value[v]).reshape(rows, -1, 1) for v in VIEWS}
         return value, self.memory.write(pending, {**query, **logits}, time_s, state)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(128, 1), (32, 4), (4, 1)])
+def test_attention_may_start_at_its_own_place(width: int, heads: int) -> None:
+    """Where nothing stored tells places apart, by just so much over the neighbours on an axis."""
+    attention = RotaryAttention(width, 8, heads, 0.0)
+    torch.nn.init.zeros_(attention.query.weight)
+    torch.nn.init.zeros_(attention.key.weight)
+    attention.start_near(0.7)
+    rotary = axial_rotary(grid_positions(SIDE), width // heads)
+    keys, weights = torch.randn(ROWS, 3, TOKENS, 8), []
+    attention(torch.randn(ROWS, TOKENS, width), keys, keys, rotary, explain=weights)
+    scores = weights[0].log()  # [R, H, N, M, N]
+    place = torch.arange(TOKENS)
+    own = scores[:, :, place, :, place]
+    for step, neighbours in ((1, place % SIDE < SIDE - 1), (SIDE, place + SIDE < TOKENS)):
+        here = place[neighbours]
+        beside = scores[:, :, here, :, here + step]
+        torch.testing.assert_close(own[here] - beside, torch.full_like(beside, 0.7))
+    assert build(locality=0.7).initial(1).keys() == build().initial(1).keys()
 
 
 def test_a_tick_with_marks_exports() -> None:
