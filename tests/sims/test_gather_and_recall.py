@@ -133,15 +133,6 @@ def test_other_pads_are_wrong_after_the_bell(make_env):
 
 
 @pytest.mark.sim
-def test_control_by_choice_is_refused(make_env):
-    """Naming a pad would leave the work undone."""
-    from sims.memory_bench.control_choice import ChoiceEnv
-
-    with pytest.raises(ConfigError, match="not decided by naming a cue"):
-        ChoiceEnv(TASK, observation="state")
-
-
-@pytest.mark.sim
 def test_reactive_twin_keeps_the_pad_lit(make_env):
     env = make_env(TASK, knobs={"visible_cue": 1})
     env.reset(seed=3, options={"cue": 2})
