@@ -230,12 +230,13 @@ class MemoryAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.position_scale = position_scale
-        self.layers = nn.ModuleList(
+        built = [
             MemoryAttentionLayer(width, source, heads, feedforward, dropout) for _ in range(layers)
-        )
+        ]
         if locality:
-            for layer in self.layers:
+            for layer in built:
                 layer.cross_attention.start_near(locality)
+        self.layers = nn.ModuleList(built)
         self.norm = nn.LayerNorm(width)
         rotary = axial_rotary(grid_positions(side), width // heads)
         self.register_buffer("rotary", rotary, persistent=False)
