@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from studies.study import Study, Variant
 
-TASK, SEEDS = "put_block_back", (0, 1, 2)
+TASK = "put_block_back"
+SEEDS = (1, 2, 3)  # the options were found with seed 0
 
 STUDY = Study(
     name="recall_robot",
@@ -27,12 +28,12 @@ STUDY = Study(
         "reinforce.env.control=choice",
         "reinforce.rows=32",
         "reinforce.ticks=32",
-        "reinforce.epochs=10",
+        "reinforce.epochs=8",
         "reinforce.minibatches=2",
         "reinforce.storage=recompute",
-        "reinforce.entropy=0.05",
+        "reinforce.entropy=0.1",
         "optim.warmup_steps=1",
-        "steps=60",
+        "steps=40",
     ),
     evaluate=("episodes=300", "seed_start=2000000", "videos=0"),
     variants=(
@@ -49,7 +50,7 @@ STUDY = Study(
             seeds=SEEDS,
         ),
         Variant("lstm", "LSTM", ("memory=lstm", "policy.config.width=96"), seeds=SEEDS),
-        Variant("none", "no memory", ("memory=none",)),
+        Variant("none", "no memory", ("memory=none",), seeds=(1,)),
     ),
     facts=("parameters", "state bytes"),
 )
