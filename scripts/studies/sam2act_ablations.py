@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from studies.study import Study, Variant
 
-FIRST = ("policy=sam2act", "steps=1600")
+FIRST = ("policy=sam2act", "steps=800")
 TIME = "policy.config.time_feature=true"
 PER_TICK = "policy.config.augment.per_tick=true"
 FROZEN = "policy.config.encoder.projections=frozen"
@@ -23,7 +23,7 @@ def second(name: str, what: str, *options: str, init: str = "base") -> Variant:
 
 def window(slots: int) -> Variant:
     """Returns a second stage that remembers fewer decisions."""
-    what = f"window of the last {slots} (ours: 9, published)"
+    what = f"window of the last {slots} decisions"
     return second(f"window-{slots}", what, f"memory.config.capacity={slots}")
 
 
@@ -32,14 +32,15 @@ STUDY = Study(
     title="SAM2Act+: what each choice is worth",
     about=(
         "PutBlockBack (four places): the block's first place is seen at the first decision and "
-        "needed ten decisions later. First stages of 1,600 steps of two demonstrations, second "
+        "needed ten decisions later. First stages of 800 steps of two demonstrations, second "
         "stages of 500 on top; everything but the named choice is as in `plus`. First stages are "
         "SAM2Act without memory. Short runs show what is learnt soon, not what could be learnt."
     ),
     train=("task=put_block_back", "preset=sam2act_small", "checkpoint_every=100"),
     evaluate=("episodes=150", "seed_start=1900000", "intervene=none,swapped", "videos=0"),
     variants=(
-        second("plus", "window of the last 9, all as in this package"),
+        second("plus", "window of the last 12 decisions, all as in this package"),
+        window(9),
         window(4),
         window(2),
         window(1),
@@ -49,6 +50,7 @@ STUDY = Study(
             "memory.config.anchor=1",
             "memory.config.capacity=3",
         ),
+        second("even", "attention starts even (published)", "memory.config.locality=0"),
         second("per-tick", "each step of a sequence moved on its own (published)", PER_TICK),
         second("true-marks", "true heatmaps stored in training", "policy.config.marks=labels"),
         second("time", "count of keyframes told (published)", TIME, init="base-time"),
