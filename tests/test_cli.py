@@ -178,6 +178,8 @@ def test_every_memory_has_a_config_of_its_name() -> None:
     for name, data in files.items():
         if name in MEMORIES:
             assert data["name"] == name
+        elif "name" in data:  # other sizes
+            assert data["name"] in MEMORIES
         elif "memory" in data:  # a published variant
             assert data["memory"]["name"] in MEMORIES
         else:  # another name
