@@ -16,19 +16,18 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from embodied.core import errors
-from embodied.core.errors import ActionError, ConfigError, SimulatorError, unknown_name
+from embodied.core.errors import ActionError, ConfigError, SimulatorError
 from embodied.core.specs import DISCRETE, ActionSpec, ArraySpec
 from embodied.core.task import TaskInfo
 from sims.choices import check_choices
 from sims.gym_env import action_space, observation_space
 from sims.memory_bench.action import CONTROL_HZ
-from sims.worker import DISABLED, SAME_STEP, Rows, array_layout, views
+from sims.resets import DISABLED, MODES, SAME_STEP, ResetReader, check_rows
+from sims.worker import Rows, array_layout, views
 
-_MODES = {DISABLED: AutoresetMode.DISABLED, SAME_STEP: AutoresetMode.SAME_STEP}
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -70,12 +69,7 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
     ) -> None:
         self._pool: _Pool | None = None
         self._rows: Rows | None = None
-        if autoreset not in _MODES:
-            raise unknown_name("autoreset", autoreset, _MODES)
-        if num_envs < 1 or num_workers < 0:
-            raise ConfigError(
-                f"expected num_envs >= 1 and num_workers >= 0, got {num_envs} and {num_workers}"
-            )
+        check_rows(num_envs, num_workers, autoreset)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         if num_workers > (cores or 1):
             warnings.warn(
@@ -96,7 +90,7 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
             self._setup(self._pool.make(autoreset, kwargs))
             self._arrays = views(self._layout, self._pool.share(self._layout, self._size))
         self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
-        self._last_seeds: list[int] | None = None
+        self._reader = ResetReader(self.num_envs)
 
     def _setup(self, facts: Mapping[str, Any]) -> None:
         self.observation_specs: dict[str, ArraySpec] = facts["specs"]
@@ -112,7 +106,7 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.render_mode = "rgb_array"
         self.metadata = {
-            "autoreset_mode": _MODES[self.autoreset],
+            "autoreset_mode": MODES[self.autoreset],
             "render_fps": CONTROL_HZ,
             "control_hz": facts["control_hz"],
             "render_modes": ["rgb_array"],
@@ -141,34 +135,11 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
         Returns:
           Observations [n, ...] and infos of all rows.
         """
-        options = dict(options or {})
-        mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, bool)), bool)
-        cues = list(options.pop("cue", None) or [None] * self.num_envs)
-        if options:
-            raise unknown_name("reset option", sorted(options)[0], ["reset_mask", "cue"])
-        seeds = self._seeds(seed)
-        for name, value in (("reset_mask", mask), ("cue", cues), ("seed", seeds)):
-            if len(value) != self.num_envs:
-                raise ConfigError(
-                    f"{name}: expected one entry for each of {self.num_envs} rows, got {len(value)}"
-                )
-        cues = [None if c is None else int(c) for c in cues]
-        self._take(self._do("reset", mask.tolist(), seeds, cues))
+        asked = self._reader.read(seed, options)
+        self._take(self._do("reset", asked.mask.tolist(), asked.seeds, asked.cues))
         if self._pool is not None:
-            self._pool.note_seeds(mask, seeds)
+            self._pool.note_seeds(asked.mask, asked.seeds)
         return self._observations(), self._collect_infos()
-
-    def _seeds(self, seed: int | Sequence[int] | None) -> list[int]:
-        if seed is None and self._last_seeds is None:
-            seed = int(np.random.default_rng().integers(2**30))
-        if seed is None:
-            seeds = [s + self.num_envs for s in self._last_seeds]
-        elif isinstance(seed, (int, np.integer)):
-            seeds = [int(seed) + row for row in range(self.num_envs)]
-        else:
-            seeds = [int(s) for s in seed]
-        self._last_seeds = seeds
-        return seeds
 
     def step(
         self,

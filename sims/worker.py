@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 import numpy as np  # noqa: E402
 
 from embodied.core.specs import DISCRETE, ActionSpec, ArraySpec  # noqa: E402
+from sims.resets import SAME_STEP  # noqa: E402
 
 if TYPE_CHECKING:
     from sims.gym_env import MemoryBenchEnv
 
-DISABLED, SAME_STEP = "disabled", "same_step"
 _ALIGN = 64
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from embodied.core.errors import ConfigError, SimulatorError, unknown_name
@@ -15,9 +14,7 @@ from sims.choices import check_choices
 from sims.recall.catalog import make_game
 from sims.recall.game import ALL, CONTROL_HZ, RecallInfo, cue_array, seed_array
 from sims.recall.gym_env import find, observation_space, picture, spec_dict
-
-DISABLED, SAME_STEP = "disabled", "same_step"
-_MODES = {DISABLED: AutoresetMode.DISABLED, SAME_STEP: AutoresetMode.SAME_STEP}
+from sims.resets import DISABLED, MODES, ResetReader, check_rows
 
 
 class RecallVectorEnv(gymnasium.vector.VectorEnv):
@@ -57,12 +54,7 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
         autoreset: str = DISABLED,
         copy: bool = True,
     ) -> None:
-        if autoreset not in _MODES:
-            raise unknown_name("autoreset", autoreset, _MODES)
-        if num_envs < 1 or num_workers < 0:
-            raise ConfigError(
-                f"expected num_envs >= 1 and num_workers >= 0, got {num_envs} and {num_workers}"
-            )
+        check_rows(num_envs, num_workers, autoreset)
         self.info, self.level = find(task, level)
         self.num_envs, self.autoreset, self._copy = int(num_envs), autoreset, bool(copy)
         self.game = make_game(self.info, self.level, knobs, self.num_envs)
@@ -77,12 +69,12 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.render_mode = "rgb_array"
         self.metadata = {
-            "autoreset_mode": _MODES[self.autoreset],
+            "autoreset_mode": MODES[self.autoreset],
             "render_fps": int(CONTROL_HZ),
             "control_hz": CONTROL_HZ,
             "render_modes": ["rgb_array"],
         }
-        self._last_seeds: np.ndarray | None = None
+        self._reader = ResetReader(self.num_envs)
 
     def spec_dict(self) -> dict[str, Any]:
         """Returns everything that fixes one row's environment, as JSON-ready data."""
@@ -107,33 +99,11 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
         Returns:
           Observations [n, ...] and infos of all rows.
         """
-        options = dict(options or {})
-        mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, bool)), bool)
-        given = options.pop("cue", None)
-        cues = cue_array([None] * self.num_envs if given is None else given)
-        if options:
-            raise unknown_name("reset option", sorted(options)[0], ["reset_mask", "cue"])
-        seeds = self._seeds(seed)
-        for name, value in (("reset_mask", mask), ("cue", cues), ("seed", seeds)):
-            if len(value) != self.num_envs:
-                raise ConfigError(
-                    f"{name}: expected one entry for each of {self.num_envs} rows, got {len(value)}"
-                )
-        rows = np.flatnonzero(mask)
+        asked = self._reader.read(seed, options)
+        rows = np.flatnonzero(asked.mask)
+        seeds, cues = seed_array(asked.seeds), cue_array(asked.cues)
         self.game.start(rows, seeds[rows], cues[rows])
         return self._observations(), self.game.infos()
-
-    def _seeds(self, seed: int | Sequence[int] | None) -> np.ndarray:
-        if seed is None and self._last_seeds is None:
-            seed = int(np.random.default_rng().integers(2**30))
-        if seed is None:
-            seeds = self._last_seeds + self.num_envs
-        elif isinstance(seed, (int, np.integer)):
-            seeds = seed_array([int(seed) + row for row in range(self.num_envs)])
-        else:
-            seeds = seed_array([int(s) for s in seed])
-        self._last_seeds = seeds
-        return seeds
 
     def step(
         self,
