@@ -43,7 +43,7 @@ SAME = (
 """What evaluations must share to be pooled into one claim."""
 
 CONFIG_FILE = "config.yaml"
-MAX_CHECKPOINT_MB = 10.0
+MAX_CHECKPOINT_MB = 25.0
 
 
 def add_claim(
