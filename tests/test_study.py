@@ -113,7 +113,7 @@ def test_table_and_picture(study: Any, script: Any, tmp_path: Path) -> None:  # 
         in text
     )
     assert "| `other` | another <way> | 30.0 % | 10.8 – 60.3 | 30.0 % | – | – |" in text
-    assert "1 variants of the study were not run." in text and "`memory=none`" in text
+    assert "Not run: " in text and "`memory=none`" in text
     picture = (directory / "plot.svg").read_text()
     assert picture.count("<circle") == 3 and "another &lt;way&gt;" in picture
 

@@ -50,23 +50,29 @@ def markdown(study: Study, lines: Sequence[Line]) -> str:
     if study.axis:
         text += [f"![success over {study.axis}](curves.svg)", ""]
     text += ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
-    missing = len(study.variants) - len(lines)
+    run = {line.variant.name for line in lines}
+    missing = [variant.name for variant in study.variants if variant.name not in run]
     text += [
         "",
         f"{lines[0].n if lines else 0:,} episodes of fresh seeds for the first line; one training "
         "seed where a line has one figure. Intervals are Wilson's over episodes and know nothing "
         "of the spread between training seeds.",
         "",
-        f"Training: `embodied train {' '.join(study.train)} seed=S`, and what the line changes:",
+        f"Training: `embodied train {' '.join(study.train)} seed=S`. Evaluation: "
+        f"`embodied evaluate RUN {' '.join(study.evaluate)}`. What each line adds to the one, and "
+        "to the other:",
         "",
     ]
     for line in lines:
-        own = " ".join([*line.variant.train, *line.variant.evaluate]) or "nothing"
-        text.append(f"- `{line.variant.name}`: `{own}`")
-    text += ["", f"Evaluation: `embodied evaluate RUN {' '.join(study.evaluate)}`."]
+        own, asked = (" ".join(words) for words in (line.variant.train, line.variant.evaluate))
+        text.append(f"- `{line.variant.name}`: {_code(own)}; {_code(asked)}")
     if missing:
-        text += ["", f"{missing} variants of the study were not run."]
+        text += ["", f"Not run: {', '.join(f'`{name}`' for name in missing)}."]
     return "\n".join(text) + "\n"
+
+
+def _code(words: str) -> str:
+    return f"`{words}`" if words else "nothing"
 
 
 def plot(study: Study, lines: Sequence[Line]) -> str:
