@@ -187,6 +187,13 @@ class Policy(nn.Module, abc.ABC):
         memory = getattr(self, "memory", None)
         return int(memory.nbytes_filled(state)) if memory is not None else state_nbytes(state)
 
+    def check_init(self, config: Mapping[str, Any]) -> None:
+        """Looks at the configuration of a policy whose weights this one is about to start from.
+
+        Raises:
+          ConfigError: If weights that fit by name and shape would not mean here what they did.
+        """
+
     def frozen_key(self) -> dict[str, Any]:
         """Returns what the outputs of frozen parts depend on beside observations.
 

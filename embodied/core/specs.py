@@ -15,7 +15,6 @@ from embodied.core.errors import SpecMismatch
 from embodied.core.rng import GAUSSIAN
 
 EE_DELTA_CHUNK = "ee_delta_chunk"
-JOINT_CHUNK = "joint_chunk"
 KEYFRAME = "keyframe"
 DISCRETE = "discrete"
 
@@ -84,7 +83,7 @@ class ActionSpec:
     """The policy's action: what it means, its size and its limits.
 
     Attributes:
-      kind: ``ee_delta_chunk``, ``joint_chunk``, ``keyframe`` or ``discrete``.
+      kind: ``ee_delta_chunk``, ``keyframe`` or ``discrete``.
       size: A, the number of elements of one action (for ``discrete``: number of choices).
       horizon: K, actions in a chunk.
       low: Lower bound of every element.

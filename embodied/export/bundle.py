@@ -21,7 +21,7 @@ from embodied.core.errors import ConfigError, DataError, MissingExtra, unknown_n
 from embodied.core.files import sha256, write_atomic, write_json
 from embodied.core.policy import Policy
 from embodied.core.prompt import PROMPT_LENGTH, PROMPT_TOKENS
-from embodied.core.specs import DISCRETE, EE_DELTA_CHUNK, JOINT_CHUNK, KEYFRAME
+from embodied.core.specs import DISCRETE, EE_DELTA_CHUNK, KEYFRAME
 from embodied.core.text import INSTRUCTION
 from embodied.evaluate.executors import ExecutorConfig, resolved
 from embodied.export import onnx, parity, pt2
@@ -59,7 +59,6 @@ ACTIONS = {
     EE_DELTA_CHUNK: "each action is of one control tick: displacement of the hand x, y, z (1 is "
     "5 cm) and rotation vector x, y, z (1 is 0.5 rad), both in world axes, then the gripper "
     "(-1 opens, +1 closes)",
-    JOINT_CHUNK: "each action is of one control tick: joint targets in the robot's order, radians",
     KEYFRAME: "where the hand goes next: position x, y, z in the world (metres), orientation as a "
     "quaternion x, y, z, w, gripper after arrival (-1 opens, +1 closes), 1 to go straight there",
     DISCRETE: "1 at the choice, 0 elsewhere",

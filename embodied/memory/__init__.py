@@ -81,7 +81,7 @@ def build_vector_memory(
       config: Options of the memory's config dataclass but its width.
 
     Raises:
-      ConfigError: As `build_memory`, and for a memory of token streams.
+      ConfigError: As `build_memory`, for a memory of token streams, and for options of these.
     """
     from embodied.memory.adapter import VectorAdapter
 
@@ -94,6 +94,12 @@ def build_vector_memory(
         raise ConfigError(
             f"memory={name} remembers streams of tokens, and this policy has single vectors; "
             f"choose one of {', '.join(fit)} or none"
+        )
+    idle = sorted(set(found.OWN) & set(config or {}))
+    if idle:
+        raise ConfigError(
+            f"memory.config.{idle[0]} is for policies with streams of tokens, and this one has "
+            "single vectors; leave it out"
         )
     memory = build_memory(name, {"vector": (1, width)}, {**(config or {}), "width": width})
     assert isinstance(memory, VectorAdapter)

@@ -7,6 +7,7 @@ the vectors, P pooling queries.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +93,12 @@ class VectorAdapter(Memory):
       pool_queries: P, attention maps a stream when pooling.
       detach: Stored items get no gradient.
       capacity: Default slots, for inner memories that have some.
+
+    Attributes:
+      OWN: Options of its config that are the adapter's, and nothing to a memory of vectors.
     """
+
+    OWN: ClassVar[tuple[str, ...]] = ("pool_queries",)
 
     def __init__(
         self,

@@ -28,7 +28,8 @@ class Memory(nn.Module, abc.ABC):
     Rules, held by the conformance tests in ``tests/contracts/memory.py``:
 
     * a reset row behaves like a fresh row; rows never see one another;
-    * an empty memory returns its neutral value, the query itself, exactly;
+    * an empty memory returns its neutral value exactly: the query itself, unless an option of it
+      says otherwise;
     * invalid ticks change nothing; `unroll` equals T calls of `step`;
     * capacity belongs to the state, never to a weight.
 

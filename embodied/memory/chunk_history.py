@@ -19,7 +19,7 @@ from torch import Tensor
 
 from embodied.memory.chunk_slots import EMPTY, ChunkSlots, slot_for, what_is_left
 from embodied.memory.packed import Ticks, pick
-from embodied.memory.vector import looks_at_data
+from embodied.nn.rows import looks_at_data
 
 Rates = Callable[[Tensor], Tensor]
 """Summaries [..., D] -> rates of forgetting in Hz [...]."""

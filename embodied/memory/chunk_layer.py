@@ -26,8 +26,8 @@ from embodied.memory.chunk_history import (
 from embodied.memory.chunk_slots import EMPTY, ChunkSlots, Writes, slot_for, what_is_left
 from embodied.memory.layered import Layer, Part, Tick, Window, feed_forward
 from embodied.memory.packed import Asked, Ticks, ask, pick, place_into
-from embodied.memory.vector import looks_at_data
 from embodied.nn.chunk_attention import Choice, ChunkAttention, choose
+from embodied.nn.rows import looks_at_data
 
 DENSE_CHUNK, DENSE_READ = 4.0, 0.15
 """What `ChunkAttention.dense` costs a row for each chunk, and for each query of each chunk, where

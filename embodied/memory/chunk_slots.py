@@ -12,7 +12,7 @@ from torch import Tensor
 
 from embodied.core.errors import ConfigError, unknown_name
 from embodied.memory.slots import decay
-from embodied.memory.vector import looks_at_data
+from embodied.nn.rows import looks_at_data
 
 EVICTIONS = ("fifo", "least_selected", "retention")
 

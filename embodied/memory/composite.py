@@ -41,6 +41,7 @@ class CompositeMemory(Memory):
                     )
         super().__init__(streams, max(memory.capacity for memory in parts.values()))
         self.parts = nn.ModuleDict(parts)
+        self.marks = any(memory.marks for memory in parts.values())  # type: ignore[misc]
         self.shared = sum(len(memory.streams) for memory in parts.values()) > len(streams)
 
     def initial(self, batch: int, capacity: int | None = None) -> State:
@@ -58,7 +59,7 @@ class CompositeMemory(Memory):
         value = dict(query)
         pending: Pending = {"reset": reset}
         for part, memory in self._parts():
-            asked = {name: value[name] for name in memory.streams}
+            asked = _own(memory, value)
             found, kept = memory.read(asked, time_s, self.part_state(part, state), reset)
             value.update(found)
             pending[part] = kept
@@ -68,7 +69,7 @@ class CompositeMemory(Memory):
         """Stores the item in every part."""
         new: State = {}
         for part, memory in self._parts():
-            own = {name: item[name] for name in memory.streams}
+            own = _own(memory, item)
             written = memory.write(pending[part], own, time_s, self.part_state(part, state))
             new.update({f"{part}.{name}": tensor for name, tensor in written.items()})
         return new
@@ -88,7 +89,7 @@ class CompositeMemory(Memory):
             return super().unroll(items, time_s, state, is_first, valid, read_mask, item_of)
         values, new = dict(items), {}
         for part, memory in self._parts():
-            own = {name: items[name] for name in memory.streams}
+            own = _own(memory, items)
             found, after = memory.unroll(
                 own, time_s, self.part_state(part, state), is_first, valid, read_mask
             )
@@ -121,7 +122,7 @@ class CompositeMemory(Memory):
             f"{part}.{name}": tensor
             for part, memory in self._parts()
             for name, tensor in memory.inspect(
-                {s: query[s] for s in memory.streams}, time_s, self.part_state(part, state)
+                _own(memory, query), time_s, self.part_state(part, state)
             ).items()
         }
 
@@ -132,3 +133,11 @@ class CompositeMemory(Memory):
 
     def _parts(self) -> list[tuple[str, Memory]]:
         return list(self.parts.items())  # type: ignore[arg-type]
+
+
+def _own(memory: Memory, streams: Streams) -> Streams:
+    """Returns a part's streams, and what goes with them (`Memory.marks`) where it wants that."""
+    own = {name: streams[name] for name in memory.streams}
+    if memory.marks:
+        own |= {key: x for key, x in streams.items() if key.rpartition(".")[0] in memory.streams}
+    return own

@@ -146,6 +146,7 @@ class GRUMemory(VectorAdapter):
     """
 
     config_class = GRUConfig
+    OWN = ("pool_queries", "detach")
 
     def __init__(self, streams: StreamShapes, config: GRUConfig | None = None) -> None:
         config = config or GRUConfig()

@@ -22,8 +22,9 @@ from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.types import State
 from embodied.memory.base import Pending, where_rows
 from embodied.memory.packed import Asked, Ticks, ask, pack, pick, place_into
-from embodied.memory.vector import Record, VectorMemory, looks_at_data
+from embodied.memory.vector import Record, VectorMemory
 from embodied.nn.position import TimeEncoding
+from embodied.nn.rows import looks_at_data
 from embodied.nn.window_attention import WindowAttention, scaled_init
 
 Part = dict[str, Tensor]

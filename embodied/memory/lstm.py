@@ -173,6 +173,7 @@ class LSTMMemory(VectorAdapter):
     """
 
     config_class = LSTMConfig
+    OWN = ("pool_queries", "detach")
 
     def __init__(self, streams: StreamShapes, config: LSTMConfig | None = None) -> None:
         config = config or LSTMConfig()

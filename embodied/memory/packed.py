@@ -13,7 +13,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from embodied.memory.vector import looks_at_data
+from embodied.nn.rows import looks_at_data
 
 
 @dataclasses.dataclass

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embodied.memory.base import where_rows
-from embodied.memory.vector import looks_at_data
+from embodied.nn.rows import looks_at_data
 
 
 def run_lstm(

@@ -23,7 +23,7 @@ from embodied.core.types import State, Streams
 from embodied.memory.base import Memory, Pending, StreamShapes, where_rows
 from embodied.memory.slots import Slots, StoreRule, store
 from embodied.memory.spatial_bank import SpatialBank, SpatialConfig
-from embodied.memory.timeline import looks_at_data
+from embodied.nn.rows import looks_at_data
 
 MARK, POSITION = ".mark", ".position"
 """Endings of the further entries that `write` and `read` know; see `SpatialMemory`."""

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embodied.nn.norm import LayerNorm2d
+
 STRIDE = 16
 """Pixels of the mask to a token, a side: four convolutions of stride 2."""
 MASK_SCALE, MASK_SHIFT = 20.0, -10.0
@@ -44,17 +46,6 @@ def sine_code(side: int, width: int) -> Tensor:
     return F.pad(code, (0, width - 2 * features))
 
 
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of [R, X, height, width]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=NORM_EPS)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Normalises each pixel."""
-        return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 class MaskDownsampler(nn.Sequential):
     """Brings a mask [R, 1, 16 G, 16 G] to [R, D, G, G].
 
@@ -67,7 +58,7 @@ class MaskDownsampler(nn.Sequential):
         channels = 1
         for _ in range(int(math.log2(STRIDE))):
             conv = nn.Conv2d(channels, 4 * channels, kernel_size=3, stride=2, padding=1)
-            parts += [conv, ChannelNorm(4 * channels), nn.GELU()]
+            parts += [conv, LayerNorm2d(4 * channels), nn.GELU()]
             channels *= 4
         super().__init__(*parts, nn.Conv2d(channels, width, kernel_size=1))
 

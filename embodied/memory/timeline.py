@@ -32,6 +32,7 @@ from embodied.memory.slots import (
     similarity,
 )
 from embodied.nn.attention import masked_score
+from embodied.nn.rows import looks_at_data
 
 GROUP_TOKENS = 160
 """Query tokens that attend together on a CPU: few enough that a group skips the entries of
@@ -108,11 +109,6 @@ def unroll_reads(
         overflow=past.overflow,
     )
     return _read(bank, queries, time_s, pool, past, use), after
-
-
-def looks_at_data(tensor: Tensor) -> bool:
-    """Returns whether values may decide shapes: on a CPU, where that waits for nothing."""
-    return tensor.device.type == "cpu"
 
 
 @torch.no_grad()

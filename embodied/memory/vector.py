@@ -166,14 +166,6 @@ def state_bytes(state: State) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 
-def looks_at_data(tensor: Tensor) -> bool:
-    """Returns whether values may decide shapes: on a CPU, where that waits for nothing.
-
-    Never in a program that is traced for export: its shapes must be fixed.
-    """
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
 def filled_before(filled: Tensor, is_first: Tensor, valid: Tensor) -> Tensor:
     """Returns bool [B, T]: whether a row holds anything when tick t reads.
 

@@ -51,6 +51,12 @@ class ActionHeadConfig:
                 f"expected steps within 1..{DDIMHead.TRAIN_STEPS} and samples >= 1, got "
                 f"steps={self.steps}, samples={self.samples}"
             )
+        if self.kind == "ddim" and DDIMHead.TRAIN_STEPS % self.steps:
+            raise ConfigError(
+                f"steps={self.steps} doesn't divide the {DDIMHead.TRAIN_STEPS} steps of ddim, so "
+                "sampling would begin where pure noise is not what was learnt; choose 1, 2, 4, 5, "
+                "10, 20, 25, 50 or 100"
+            )
         if not 0 <= self.temperature <= 1:
             raise ConfigError(f"temperature must be within 0..1, got {self.temperature}")
         if self.guidance < 1 or not 0 <= self.condition_dropout < 1:
@@ -164,7 +170,9 @@ class ActionHead(nn.Module, abc.ABC):
     ) -> Tensor:
         """Returns the (guided) field [R, K, A] at one diffusion time of all rows."""
         rows, scale = chunk_RKA.shape[0], self.config.guidance
-        now = torch.as_tensor(time, dtype=torch.float32, device=chunk_RKA.device)
+        # Filled on the device: a number copied there would be waited for.
+        now = time if isinstance(time, Tensor) else chunk_RKA.new_full((), time)
+        now = now.to(chunk_RKA.device, torch.float32)
         if scale == 1 or self.null is None:
             at = now.expand(rows)
             field: Tensor = self.dit(chunk_RKA, at, condition_RC, keys_values)

@@ -1,6 +1,6 @@
-"""The one instruction encoder of the package: bytes in, a vector out, no tokenizer.
+"""The instruction encoder of policies without a language model: bytes in, a vector out.
 
-Working on UTF-8 bytes keeps the text path inside the exported graph, so that a robot
+No tokenizer: working on UTF-8 bytes keeps the text path inside the exported graph, so that a robot
 controller needs no vocabulary file and no torch.
 """
 

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class ActionNormalizer(nn.Module):
-    """Maps actions to about [-1, 1] by per-dimension quantiles, and back.
+    """Maps actions to [-1, 1] by per-dimension quantiles, and back.
 
-    Source: MemoryVLA section 2.5 of its code: 1 % and 99 % quantiles; dimensions where the
-    two meet (never used, or binary like the gripper) are passed through.
+    Source: MemoryVLA section 2.5 of its code: 1 % and 99 % quantiles, clipped; dimensions where
+    the two meet (never used) are passed through, as one of commands -1 and 1 (a gripper) is.
 
     Args:
       size: A, elements of an action.
@@ -28,8 +28,8 @@ class ActionNormalizer(nn.Module):
         self.high.copy_(torch.where(narrow, torch.ones_like(high), high))
 
     def normalize(self, action: Tensor) -> Tensor:
-        """Physical to normalised, last axis A."""
-        return 2 * (action - self.low) / (self.high - self.low) - 1
+        """Physical to normalised, clipped to [-1, 1]; last axis A."""
+        return (2 * (action - self.low) / (self.high - self.low) - 1).clamp(-1, 1)
 
     def denormalize(self, action: Tensor) -> Tensor:
         """Normalised, clipped to [-1, 1], to physical; last axis A."""

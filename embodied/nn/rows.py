@@ -1,9 +1,17 @@
-"""Rows of a flattened batch: which of them are worth computing, and means over those that count."""
+"""Which rows of a batch are worth computing, where values may say so, and means over some."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def looks_at_data(tensor: Tensor) -> bool:
+    """Returns whether values may decide shapes: on a CPU, where that waits for nothing.
+
+    Never in a program that is traced for export: its shapes must be fixed.
+    """
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def chosen_rows(mask: Tensor, few: bool) -> Tensor:

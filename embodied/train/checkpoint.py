@@ -293,6 +293,7 @@ def initialise_from(policy: Policy, path: str | Path) -> list[str]:
 
     Raises:
       CheckpointError: If nothing fits, or if what never learns here would stay random.
+      ConfigError: From `Policy.check_init`.
     """
     directory = resolve(path)
     meta = read_meta(directory)
@@ -305,6 +306,7 @@ def initialise_from(policy: Policy, path: str | Path) -> list[str]:
         raise CheckpointError(
             f"init={path}: no tensor of it fits this policy; is it another policy?"
         )
+    policy.check_init(meta.config)
     if policy.needs_init:
         frozen = {name for name, p in policy.named_parameters() if not p.requires_grad}
         lacking = sorted(name for name in frozen & own.keys() if name not in taken)

@@ -23,6 +23,7 @@ from embodied.core.types import State
 from embodied.data.features import attach_features
 from embodied.data.segments import SegmentConfig, SegmentDataset
 from embodied.device import torch_device
+from embodied.memory.order import check_time_order
 from embodied.train import checkpoint
 from embodied.train.config import TrainConfig
 from embodied.train.curriculum import Curriculum, validation_name
@@ -103,6 +104,7 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
         for step in range(start, config.steps):
             rate = learner.rate(step)
             segment = dataset.batch(step, curriculum.at(step))
+            check_time_order(segment.time_s, segment.is_first, segment.valid)
             segment = segment.map(lambda x: x.to(device, non_blocking=True))
             policy.train()
             if memory is None or config.order != "stream":

@@ -85,7 +85,8 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
             if curriculum.at(step) != stage:
                 stage = curriculum.at(step)
                 rollout.place(_weights(config, stage))
-            experience = rollout.collect(learner.noise)
+            with amp():  # as in learning, or the first ratios would be off 1
+                experience = rollout.collect(learner.noise)
             shuffle.manual_seed(config.seed * 1_000_003 + step)
             for _ in range(learning.epochs):
                 order = torch.randperm(learning.rows, generator=shuffle).to(device)

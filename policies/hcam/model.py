@@ -45,7 +45,7 @@ def vocabulary(key: str, spec: ArraySpec) -> int:
     return int(spec.high) + 1
 
 
-class Tokens(nn.Module):
+class TokenEncoder(nn.Module):
     """Whole numbers [R, ...]: a vector for each value at each place, summed.
 
     Args:
@@ -77,7 +77,7 @@ class Tokens(nn.Module):
         return vectors
 
 
-class Numbers(nn.Module):
+class VectorEncoder(nn.Module):
     """Floating-point numbers [R, ...]: one linear map of all of them.
 
     Args:
@@ -96,7 +96,7 @@ class Numbers(nn.Module):
         return vectors
 
 
-class Picture(nn.Module):
+class ImageEncoder(nn.Module):
     """RGB pictures uint8 [R, H, W, 3]: strided convolutions and a linear map.
 
     Args:
@@ -123,7 +123,7 @@ class Picture(nn.Module):
         return vectors
 
 
-class Entities(nn.Module):
+class EntityEncoder(nn.Module):
     """A table of entities [R, N, F]: what each row says, and of that the largest and the mean.
 
     The same map reads every row, so that what is learnt of a thing holds wherever it stands in the
@@ -169,7 +169,7 @@ class Encoder(nn.Module):
       width: D.
       hidden: Size between the two layers.
       channels: Of the convolutions.
-      shared_values: See `Tokens`.
+      shared_values: See `TokenEncoder`.
 
     Raises:
       ConfigError, SpecMismatch: If there is nothing to see, or a part of it is missing.
@@ -194,15 +194,15 @@ class Encoder(nn.Module):
             if key == INSTRUCTION:
                 parts[key] = ByteInstructionEncoder(hidden)
             elif key == ENTITIES:
-                parts[key] = Entities(spec, hidden)
+                parts[key] = EntityEncoder(spec, hidden)
             elif key == ENTITIES_MASK:
                 continue
             elif key.endswith(TOKEN):
-                parts[key] = Tokens(key, spec, hidden, shared_values)
+                parts[key] = TokenEncoder(key, spec, hidden, shared_values)
             elif key.endswith(IMAGE):
-                parts[key] = Picture(spec, hidden, channels)
+                parts[key] = ImageEncoder(spec, hidden, channels)
             else:
-                parts[key] = Numbers(spec, hidden)
+                parts[key] = VectorEncoder(spec, hidden)
         if not parts:
             raise ConfigError("an agent needs at least one observation, got none")
         self.parts = nn.ModuleDict(parts)
@@ -254,18 +254,18 @@ class Decoder(nn.Module):
         body = self.body(vector)
         total = vector.new_zeros(len(vector))
         for key, out in self.out.items():
-            said, seen = out(body), obs[key]
+            predicted, seen = out(body), obs[key]
             if key.endswith(TOKEN):
                 values = vocabulary(key, self.specs[key])
                 flat = seen.reshape(len(seen), -1).long()
-                logits = said.view(len(said), -1, values)
+                logits = predicted.view(len(predicted), -1, values)
                 error = F.cross_entropy(logits.flatten(0, 1), flat.flatten(), reduction="none")
                 error = error.view_as(flat)
             elif key.endswith(IMAGE):
-                target = seen.reshape(len(seen), -1).to(said.dtype) / 255.0
-                error = F.binary_cross_entropy_with_logits(said, target, reduction="none")
+                target = seen.reshape(len(seen), -1).to(predicted.dtype) / 255.0
+                error = F.binary_cross_entropy_with_logits(predicted, target, reduction="none")
             else:
-                error = (said - seen.reshape(len(seen), -1).to(said.dtype)).square()
+                error = (predicted - seen.reshape(len(seen), -1).to(predicted.dtype)).square()
             total = total + error.mean(dim=-1)
         return total
 
@@ -290,9 +290,9 @@ class Heads(nn.Module):
         return nn.Sequential(inner, nn.ReLU(), orthogonal(nn.Linear(hidden, outputs), 0.01))
 
     def forward(self, present: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns [..., outputs] and [...] for two times [..., D]."""
+        """Returns [..., outputs] and [...] for two times [..., D]; float32 under autocast too."""
         both = torch.cat([present, memory], dim=-1)
-        return self.policy(both), self.value(both).squeeze(-1)
+        return self.policy(both).float(), self.value(both).squeeze(-1).float()
 
 
 def check_read_when(key: str, specs: Mapping[str, ArraySpec]) -> None:

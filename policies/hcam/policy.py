@@ -22,11 +22,12 @@ from embodied.core.specs import DISCRETE, ActionSpec, ArraySpec, Interface, Poli
 from embodied.core.text import INSTRUCTION
 from embodied.core.types import Action, Observation, Segment, State, Working
 from embodied.memory import build_vector_memory
-from embodied.memory.vector import looks_at_data
-from embodied.nn.rows import chosen_rows, masked_mean, on_grid
+from embodied.nn.rows import chosen_rows, looks_at_data, masked_mean, on_grid
 from policies.hcam.config import HCAMConfig
 from policies.hcam.model import Decoder, Encoder, Heads, check_read_when
 
+CALIBRATION = ("_intrinsics", "_cam_to_world")
+"""Endings of what a camera says of itself, which agents leave unread."""
 LOG_STD_AT_START = -0.5
 """Of continuous actions, whose range is -1 to 1."""
 
@@ -46,7 +47,10 @@ class HCAM(Policy):
     def __init__(self, config: HCAMConfig, interface: Interface) -> None:
         super().__init__()
         self.config, self.interface = config, interface
-        specs, size = interface.observations, interface.action_size
+        # Hundreds of pixels of focal length beside pictures in 0..1 would be all that it sees.
+        known = interface.observations.items()
+        specs = {key: spec for key, spec in known if not key.endswith(CALIBRATION)}
+        size = interface.action_size
         check_read_when(config.read_when, specs)
         self.discrete = interface.action_kind == DISCRETE
         sizes = config.width, config.hidden, config.channels
@@ -108,18 +112,20 @@ class HCAM(Policy):
             )
             record = pending["record"]
             state = self.memory.write(pending, present, time_s, state, donate)
-        said, value = self.heads(present, memory)
-        return Working({"said": said, "value": value}, record), state
+        outputs, value = self.heads(present, memory)
+        return Working({"outputs": outputs, "value": value}, record), state
 
     def act(self, working: Working, noise: Tensor) -> Action:
-        said, value = working.features["said"], working.features["value"]
-        noise = noise.to(said.dtype) * (1.0 if self.training else self.config.temperature)
+        outputs, value = working.features["outputs"], working.features["value"]
+        noise = noise.to(outputs.dtype) * (1.0 if self.training else self.config.temperature)
         if self.discrete:
-            chosen = F.one_hot((said + noise).argmax(dim=-1), said.shape[-1]).to(said.dtype)
+            chosen = F.one_hot((outputs + noise).argmax(dim=-1), outputs.shape[-1]).to(
+                outputs.dtype
+            )
         else:
             assert self.log_std is not None
-            chosen = said + self.log_std.exp() * noise
-        log_prob, _ = self._likelihood(said, chosen)
+            chosen = outputs + self.log_std.exp() * noise
+        log_prob, _ = self._likelihood(outputs, chosen)
         return Action(chosen[:, None], log_prob, value)
 
     def evaluate(self, segment: Segment, state: State) -> Evaluation:
@@ -147,9 +153,9 @@ class HCAM(Policy):
                 record=segment.record or None,
             )
             memory = values.flatten(0, 1).index_select(0, rows)
-        said, value = self.heads(present, memory)
+        outputs, value = self.heads(present, memory)
         chosen = segment.chunk[:, :, 0].flatten(0, 1).index_select(0, rows)
-        log_prob, entropy = self._likelihood(said, chosen.to(said.dtype))
+        log_prob, entropy = self._likelihood(outputs, chosen.to(outputs.dtype))
         losses = {}
         if self.decoder is not None:
             error = self.decoder(memory, flat)
@@ -179,13 +185,13 @@ class HCAM(Policy):
         shown = obs[self.config.read_when] != 0
         return shown.flatten(leading).any(dim=-1) if shown.dim() > leading else shown
 
-    def _likelihood(self, said: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    def _likelihood(self, outputs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Returns log-probability and entropy [...] of actions [..., A]."""
         if self.discrete:
-            log_probs = F.log_softmax(said.float(), dim=-1)
+            log_probs = F.log_softmax(outputs.float(), dim=-1)
             return (chosen * log_probs).sum(-1), -(log_probs.exp() * log_probs).sum(-1)
         assert self.log_std is not None
-        off = (chosen - said) * torch.exp(-self.log_std)
+        off = (chosen - outputs) * torch.exp(-self.log_std)
         normalizer = self.log_std + 0.5 * math.log(2 * math.pi)
-        entropy = (normalizer + 0.5).sum().expand(said.shape[:-1])
+        entropy = (normalizer + 0.5).sum().expand(outputs.shape[:-1])
         return (-0.5 * off.square() - normalizer).sum(-1), entropy

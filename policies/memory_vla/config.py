@@ -91,6 +91,7 @@ class MemoryVLAConfig:
                 f"policy.config.encoder is for the trunks {', '.join(ENCODERS)}; "
                 f"trunk={self.trunk} has no encoder"
             )
+        self._refuse_idle()
         for name, known in {
             "compress": COMPRESSIONS,
             "store": STORES,
@@ -116,3 +117,25 @@ class MemoryVLAConfig:
         for name in ("horizon", "readout_queries"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
+
+    def _refuse_idle(self) -> None:
+        """Refuses options that do nothing here: whoever sets one expects something of it."""
+        idle = {}
+        if self.trunk not in ENCODERS:
+            idle |= dict.fromkeys(("compress", "token_grid", "grounding"), f"trunk={self.trunk}")
+        if self.trunk != "conv":
+            idle |= dict.fromkeys(("channels", "blocks"), f"trunk={self.trunk}")
+        if self.fusion != "gate":
+            idle["gate_weighs"] = f"fusion={self.fusion}"
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in idle and value != _default(field):
+                raise ConfigError(
+                    f"policy.config.{field.name}={value} does nothing with {idle[field.name]}; "
+                    f"leave it at {_default(field)}, or choose what it is for"
+                )
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    missing = field.default_factory is dataclasses.MISSING
+    return field.default if missing else field.default_factory()  # type: ignore[misc]

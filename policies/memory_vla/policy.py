@@ -28,7 +28,6 @@ from embodied.core.rng import GAUSSIAN
 from embodied.core.specs import EE_DELTA_CHUNK, ActionSpec, ArraySpec, Interface, PolicySpec
 from embodied.core.types import Action, Observation, Segment, State, Streams, Working
 from embodied.memory import build_memory
-from embodied.memory.timeline import looks_at_data
 from embodied.nn.action_head import build_action_head
 from embodied.nn.encoders.base import module_digest
 from embodied.nn.fusion import GateFusion
@@ -36,7 +35,7 @@ from embodied.nn.goal import GoalHead, GoalMixture
 from embodied.nn.language import ByteInstructionEncoder
 from embodied.nn.normalize import ActionNormalizer, VectorNormalizer
 from embodied.nn.readout import TokenReadout
-from embodied.nn.rows import chosen_rows, masked_mean, on_grid
+from embodied.nn.rows import chosen_rows, looks_at_data, masked_mean, on_grid
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.model import (
     CACHED,
@@ -82,19 +81,19 @@ class MemoryVLA(Policy):
                 f"MemoryVLA needs the observations {missing}; offered: {sorted(offered)}"
             )
         self.trunk = build_trunk(config, offered)
-        mind, full = config.cognitive_width or width, config.condition == "full"
+        cognitive_width, full = config.cognitive_width or width, config.condition == "full"
         # What the trunk's own language model read, or the words themselves.
         self.instruction: nn.Module | None = None
         self.cognition: nn.Module
         if reads := self.trunk.cognitive:
-            self.cognition = _as_wide(reads, mind)
+            self.cognition = _as_wide(reads, cognitive_width)
             if full or (config.goal_loss and config.goal_sees == "arm"):
                 self.instruction = nn.Linear(reads, width)
         else:
             self.instruction = ByteInstructionEncoder(width)
-            self.cognition = TokenReadout(width, width, mind, config.readout_queries, 3)
+            self.cognition = TokenReadout(width, width, cognitive_width, config.readout_queries, 3)
         if config.proprio or not reads:
-            self.widen = _as_wide(width, mind)
+            self.widen = _as_wide(width, cognitive_width)
         if config.proprio:
             proprio_size = sum(int(np.prod(offered[key].shape)) for key in config.proprio)
             self.proprio_norm = VectorNormalizer(proprio_size)
@@ -102,7 +101,7 @@ class MemoryVLA(Policy):
         # A full history must hold the longest episode; bounded memories have their own size.
         whole = {"capacity": interface.max_ticks} if config.memory == "full_history" else {}
         streams = {name: (tokens, width) for name, tokens in self.trunk.streams.items()}
-        streams[COGNITIVE] = (1, mind)
+        streams[COGNITIVE] = (1, cognitive_width)
         self.memory = build_memory(config.memory, streams, {**whole, **config.memory_config})
         self.fuse = nn.ModuleDict(
             {
@@ -110,15 +109,15 @@ class MemoryVLA(Policy):
                 for name, (_, d) in streams.items()
             }
         )
-        condition = 2 * width if full else mind
+        condition = 2 * width if full else cognitive_width
         if full:
             self.place = nn.Linear(3, width)
-            self.readout = TokenReadout(width, mind, width, config.readout_queries, 3)
-            self.condition = nn.Linear(mind + 2 * width, condition)
+            self.readout = TokenReadout(width, cognitive_width, width, config.readout_queries, 3)
+            self.condition = nn.Linear(cognitive_width + 2 * width, condition)
         self.goal: GoalHead | None = None
         if config.goal_loss:
             reach = self.trunk.REACH_M * GOAL_SCALE
-            sees = mind if config.goal_sees == "scene" else width
+            sees = cognitive_width if config.goal_sees == "scene" else width
             self.goal = GoalHead(2 * width, width, sees, width, reach)
             self.tell_goal = nn.Sequential(
                 nn.Linear(6, 2 * width), nn.SiLU(), nn.Linear(2 * width, condition)
@@ -191,7 +190,7 @@ class MemoryVLA(Policy):
         state = self.memory.write(pending, item, time_s, state)
         features, goals = self._decide(seen, value, fused, context)
         if goals is not None:
-            self._aim(features, goals.mode(), obs[HAND])
+            self._point_at_goal(features, goals.mode(), obs[HAND])
         return Working(features), state
 
     @torch.no_grad()
@@ -231,8 +230,11 @@ class MemoryVLA(Policy):
         features = working.features
         blocks = range(len(self.head.dit.blocks))
         keys_values = [(features[f"keys.{b}"], features[f"values.{b}"]) for b in blocks]
-        first = torch.as_tensor(step == 0, device=carried.device)
-        start = torch.where(first, carried * self.config.head.temperature, carried)
+        start = carried * self.config.head.temperature
+        if isinstance(step, Tensor):  # one graph for all steps, where it is exported
+            start = torch.where(step == 0, start, carried)
+        elif step:
+            start = carried
         chunk = self.head.denoise(start, step, features["condition"], keys_values)
         return chunk, self.action_norm.denormalize(chunk)
 
@@ -289,12 +291,14 @@ class MemoryVLA(Policy):
             return features, None
         # Where what is seen agrees with what memory returned for it, something was recognised.
         recalled = torch.cat([value[name] for name in self.trunk.streams], dim=1)
-        agreement = (_parts(seen.tokens) * _parts(recalled)).flatten(-2)
+        agreement = (_token_groups(seen.tokens) * _token_groups(recalled)).flatten(-2)
         tokens = torch.cat([seen.tokens, perceptual], dim=-1)
         sees = cognitive if self.config.goal_sees == "scene" else context
         return features, self.goal(tokens, agreement, seen.positions, sees, seen.mask)
 
-    def _aim(self, features: dict[str, Tensor], goal: Tensor, hand_pos_world_m: Tensor) -> None:
+    def _point_at_goal(
+        self, features: dict[str, Tensor], goal: Tensor, hand_pos_world_m: Tensor
+    ) -> None:
         """Tells the action expert the goal [B, 3], and how it lies from the hand."""
         features["goal"] = goal
         condition = features["condition"]
@@ -398,7 +402,7 @@ class MemoryVLA(Policy):
             off = torch.randn(target.shape, generator=generator, device=target.device)
             told = target + off * (self.config.goal_noise_m * GOAL_SCALE)
             told = torch.where(goal_valid[:, None], told, mode)
-            self._aim(features, told, at(acting, segment.obs[HAND]))
+            self._point_at_goal(features, told, at(acting, segment.obs[HAND]))
         chunk = self.action_norm.normalize(at(acting, segment.chunk)[:, : self.config.horizon])
         weight = at(acting, segment.chunk_valid)[:, : self.config.horizon] & counts[:, None]
         action_loss = self.head.loss(
@@ -414,7 +418,7 @@ def _as_wide(width: int, wanted: int) -> nn.Module:
     return nn.Identity() if width == wanted else nn.Linear(width, wanted)
 
 
-def _parts(tokens: Tensor) -> Tensor:
+def _token_groups(tokens: Tensor) -> Tensor:
     """Returns the four parts [..., 4, D/4] of tokens [..., D], each brought to unit scale."""
     parts = tokens.unflatten(-1, (4, -1))
     return nn.functional.rms_norm(parts, parts.shape[-1:], eps=1e-4)

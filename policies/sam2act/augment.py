@@ -174,7 +174,8 @@ def _extent(points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def _largest_that_fits(yaw: Tensor, targets: Tensor, mask: Tensor, pivot: Tensor) -> Tensor:
     """Returns `yaw` [B], halved until the turned targets are no wider apart than the box."""
     B, T, _ = targets.shape
-    share = torch.tensor([0.5**k for k in range(_YAW_TRIES - 1)] + [0.0], device=yaw.device)
+    halvings = torch.arange(_YAW_TRIES, device=yaw.device)
+    share = torch.where(halvings < _YAW_TRIES - 1, 0.5**halvings, 0.0)
     tried = yaw[:, None] * share
     turned = _turn(targets[:, None].expand(B, _YAW_TRIES, T, 3), tried[..., None])
     low, high = _extent(turned.flatten(0, 1), mask.repeat_interleave(_YAW_TRIES, dim=0))

@@ -78,7 +78,8 @@ class CubeFrame:
         return points / self.per_metre + self._center(points)
 
     def _center(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.center_m, dtype=like.dtype, device=like.device)
+        # Filled on the device: numbers copied there would be waited for.
+        return torch.cat([like.new_full((1,), metres) for metres in self.center_m])
 
 
 @dataclasses.dataclass

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from embodied.core.errors import ConfigError, unknown_name
 from embodied.nn.position import sinusoid
+from policies.sam2act.rotation import BINS
 
-BINS = 72
-"""Of 5 degrees each, for each Euler angle. Source: SAM2Act (arXiv 2501.18564)."""
 NOISE = (-2, 1)
 """Bins, both inclusive, that are added to the angles the later ones are told in training: as
 published, not symmetric."""
@@ -123,7 +122,9 @@ def bin_code(bins: Tensor, width: int) -> Tensor:
 def teacher_noise(bins: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Returns int64 [B, 2] drawn from `NOISE`, for the angles x and y of `bins` [B, 3]."""
     low, high = NOISE
-    return torch.randint(low, high + 1, (len(bins), 2), generator=generator, device=bins.device)
+    device = bins.device if generator is None else generator.device
+    drawn = torch.randint(low, high + 1, (len(bins), 2), generator=generator, device=device)
+    return drawn.to(bins.device)
 
 
 class Heads(nn.Module):
@@ -161,15 +162,15 @@ class Heads(nn.Module):
         """
         if noise is not None and teacher_bins is None:
             raise ConfigError("noise is added to teacher_bins, which are not given")
-        told = None if teacher_bins is None else teacher_bins[:, :2]
-        if told is not None and noise is not None:
-            told = torch.remainder(told + noise, BINS)
+        teacher = None if teacher_bins is None else teacher_bins[:, :2]
+        if teacher is not None and noise is not None:
+            teacher = torch.remainder(teacher + noise, BINS)
         normed = self.norm(feature)
         logits = []
         for axis, head in enumerate(self.angles):
             logits.append(head(normed))
             if axis < 2:
-                bins = logits[axis].argmax(dim=-1) if told is None else told[:, axis]
+                bins = logits[axis].argmax(dim=-1) if teacher is None else teacher[:, axis]
                 normed = normed + bin_code(bins, feature.shape[-1]).to(normed.dtype)
         gripper, collision = self.rest(feature).chunk(2, dim=-1)
         return HeadsOutput(torch.stack(logits, dim=1), gripper, collision)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embodied.core.errors import SpecMismatch
+from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.policy import Policy
 from embodied.core.rng import NO_NOISE
 from embodied.core.specs import KEYFRAME, ActionSpec, ArraySpec, Interface, PolicySpec
@@ -43,7 +43,7 @@ NAMES = ("x_m", "y_m", "z_m", "qx", "qy", "qz", "qw", "gripper", "ignore_collisi
 
 
 @dataclasses.dataclass
-class Seen:
+class Encoded:
     """What the coarse branch made of one decision tick of each row.
 
     Attributes:
@@ -108,6 +108,11 @@ class SAM2ActModel(Policy):
         streams = dict.fromkeys(VIEWS, (self.grid**2, width))
         whole = {"capacity": interface.max_ticks} if config.memory == "full_history" else {}
         self.memory = build_memory(config.memory, streams, {**whole, **config.memory_config})
+        if config.marks == "labels" and not self.memory.marks:
+            raise ConfigError(
+                f"marks=labels says which heatmaps are stored, and memory={config.memory} stores "
+                "none; choose memory=spatial, or leave marks at predicted"
+            )
         self.spec = self._spec()
 
     def _spec(self) -> PolicySpec:
@@ -173,7 +178,7 @@ class SAM2ActModel(Policy):
         rest = {name: tensor for name, tensor in state.items() if name != COUNT}
         return torch.where(reset, torch.zeros_like(state[COUNT]), state[COUNT]), rest
 
-    def _felt(self, obs: Observation, count: Tensor | None) -> Tensor:
+    def _proprio(self, obs: Observation, count: Tensor | None) -> Tensor:
         parts = [obs[key].flatten(1).float() for key in self.config.proprio]
         if count is not None:
             parts.append(2 * (1 - count.float()[:, None] / (KEYFRAMES - 1)) - 1)
@@ -190,20 +195,20 @@ class SAM2ActModel(Policy):
             cloud = every_so_many(cloud, shapes, stride)
         return render(cloud, self.config.view_size, self.config.right_eye)
 
-    def _encode(self, branch: Branch, images: Tensor, felt: Tensor, language: Tensor) -> Seen:
+    def _encode(self, branch: Branch, images: Tensor, proprio: Tensor, language: Tensor) -> Encoded:
         """Runs a branch up to what memory and upsampling start from."""
-        seen = self._encode_frozen(branch, images, felt, language)
-        return dataclasses.replace(seen, levels=self._projected(seen.levels))
+        encoded = self._encode_frozen(branch, images, proprio, language)
+        return dataclasses.replace(encoded, levels=self._projected(encoded.levels))
 
     def _encode_frozen(
-        self, branch: Branch, images: Tensor, felt: Tensor, language: Tensor
-    ) -> Seen:
+        self, branch: Branch, images: Tensor, proprio: Tensor, language: Tensor
+    ) -> Encoded:
         """As `_encode`, with the levels before their projections: what stage 2 never trains."""
         rows = images.shape[0]
         levels = self.encoder.pyramid(images[:, :, RGB].flatten(0, 1))
-        features = branch.trunk(images, levels, felt, language)
+        features = branch.trunk(images, levels, proprio, language)
         finer = {s: x.unflatten(0, (rows, -1)) for s, x in levels.items() if s > self.grid}
-        return Seen(features, finer)
+        return Encoded(features, finer)
 
     def _projected(self, levels: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Returns the levels [R, V, C, side, side] behind their projections."""

@@ -13,58 +13,77 @@ pixels, G token grid side, N = G*G tokens a view, D width.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from embodied.core.errors import ConfigError
 from embodied.core.policy import LossOutput
 from embodied.core.specs import Interface
 from embodied.core.types import Action, Observation, Segment, State, Streams, Working
-from embodied.memory.timeline import looks_at_data
 from embodied.nn.encoders.base import module_digest
-from embodied.nn.rows import chosen_rows, masked_mean, on_grid
+from embodied.nn.rows import chosen_rows, looks_at_data, masked_mean, on_grid
 from policies.sam2act import augment, heatmaps, rotation
 from policies.sam2act.augment import Move
 from policies.sam2act.cloud import Cloud, crop, make_cloud, unproject, unzoom, zoom, zoom_cloud
 from policies.sam2act.config import SAM2ActConfig, SAM2ActPlusConfig
 from policies.sam2act.heads import teacher_noise
-from policies.sam2act.lesson import Lesson, as_logits, count_ticks, make_lesson, targets
-from policies.sam2act.model import COUNT, SAM2ActModel, Seen
+from policies.sam2act.model import COUNT, Encoded, SAM2ActModel
+from policies.sam2act.targets import Targets, as_logits, count_ticks, make_targets, target_points
 from policies.sam2act.views import RGB, VIEWS
 
 FEATURES, LEVEL, YAW, SHIFT = "kept_features", "kept_level_", "kept_yaw_rad", "kept_shift"
 """Observation keys of kept outputs: X [V, D, G, G]; with a side behind it, a level of the pyramid
 [V, C, side, side]; and how the scene was moved, a `Move`."""
 
+_SIZES = ("size", "model", "image_size", "grid")
+"""Options of the encoder that say what its weights give."""
+
+
+def _frozen_shape(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is in plain `config` of the frozen parts but their weights.
+
+    Heads, windows and the like change what the same weights give.
+    """
+    scene = ("scene_center_m", "scene_side_m", "view_size", "patch", "right_eye")
+    encoder = config.get("encoder", {})
+    return {
+        **{name: config[name] for name in ("trunk", *scene) if name in config},
+        **{f"encoder.{name}": encoder[name] for name in _SIZES if name in encoder},
+    }
+
 
 @dataclasses.dataclass
-class Looked:
+class BranchInputs:
     """What the coarse branch is given of R rows, and the fine one needs again.
 
     Attributes:
       cloud: In the scene box.
       images: Its views [R, V, 10, S, S].
-      felt: Proprioception [R, numbers].
+      proprio: Proprioception [R, numbers].
       language: [R, L, E].
     """
 
     cloud: Cloud
     images: Tensor
-    felt: Tensor
+    proprio: Tensor
     language: Tensor
 
-    def only(self, keep: Tensor) -> Looked:
+    def only(self, keep: Tensor) -> BranchInputs:
         """Returns some of the rows, by rising index."""
-        if len(keep) == len(self.felt):
+        if len(keep) == len(self.proprio):
             return self
         cloud = Cloud(self.cloud.xyz[keep], self.cloud.rgb[keep], self.cloud.valid[keep])
-        return Looked(cloud, self.images[keep], self.felt[keep], self.language[keep])
+        return BranchInputs(cloud, self.images[keep], self.proprio[keep], self.language[keep])
 
     def working(self, logits: Tensor) -> Working:
         """Returns what `SAM2Act.act` reads."""
         cloud = {"xyz": self.cloud.xyz, "rgb": self.cloud.rgb, "valid": self.cloud.valid}
-        return Working({"logits": logits, **cloud, "proprio": self.felt, "language": self.language})
+        return Working(
+            {"logits": logits, **cloud, "proprio": self.proprio, "language": self.language}
+        )
 
 
 class SAM2Act(SAM2ActModel):
@@ -115,8 +134,7 @@ class SAM2Act(SAM2ActModel):
         config = self.config
         if config.learn != "memory":
             return {}
-        sees = ("scene_center_m", "scene_side_m", "view_size", "patch", "points_stride",
-                "right_eye", "proprio", "time_feature")  # fmt: skip
+        sees = ("points_stride", "proprio", "time_feature")
         move = dataclasses.asdict(config.augment)
         move.pop("kept")  # more copies are further files of the same directory
         cameras = {c: list(self.spec.observations[f"{c}_depth_m"].shape) for c in self.cameras}
@@ -132,8 +150,21 @@ class SAM2Act(SAM2ActModel):
             "augment": move,
             "cameras": cameras,
             "image_size": self.encoder.image_size,
+            "shape": _frozen_shape(dataclasses.asdict(config)),
             "weights": {name: module_digest(part) for name, part in parts.items()},
         }
+
+    def check_init(self, config: Mapping[str, Any]) -> None:
+        """Refuses frozen weights that would be read in another way than they were learnt in."""
+        if self.config.learn != "memory":
+            return
+        ours = _frozen_shape(dataclasses.asdict(self.config))
+        for name, value in _frozen_shape(config).items():
+            if ours[name] != value:
+                raise ConfigError(
+                    f"init= was trained with policy.config.{name}={value}, this policy has "
+                    f"{ours[name]}: what doesn't learn in this stage must be as it was; set it so"
+                )
 
     def frozen_inputs(self) -> list[str]:
         return list(self.spec.observations)
@@ -143,25 +174,25 @@ class SAM2Act(SAM2ActModel):
         shape = segment.valid.shape
         counts, _ = self._counts(segment, self.initial_state(shape[0]))
         rows = torch.arange(segment.valid.numel(), device=segment.valid.device)
-        looked, lesson = self._look(segment, self._acts(segment), rows, counts, generator)
-        parts = looked.images, looked.felt, looked.language
-        seen = self._encode_frozen(self.coarse, *parts)
-        levels = {f"{LEVEL}{side}": level.half() for side, level in seen.levels.items()}
-        kept = {FEATURES: seen.features.half(), **levels}
-        move = {YAW: lesson.move.yaw_rad[0], SHIFT: lesson.move.shift[0]}
+        inputs, targets = self._moved(segment, self._acts(segment), rows, counts, generator)
+        parts = inputs.images, inputs.proprio, inputs.language
+        encoded = self._encode_frozen(self.coarse, *parts)
+        levels = {f"{LEVEL}{side}": level.half() for side, level in encoded.levels.items()}
+        kept = {FEATURES: encoded.features.half(), **levels}
+        move = {YAW: targets.move.yaw_rad[0], SHIFT: targets.move.shift[0]}
         return {name: value.unflatten(0, shape) for name, value in {**kept, **move}.items()}
 
-    def _kept(self, segment: Segment, acts: Tensor, rows: Tensor) -> tuple[Seen, Lesson]:
+    def _kept(self, segment: Segment, acts: Tensor, rows: Tensor) -> tuple[Encoded, Targets]:
         """Returns what `encode_frozen` made of the rows of a segment, and what they teach."""
         move = Move(segment.obs[YAW], segment.obs[SHIFT])
-        lesson = make_lesson(segment, acts, rows, self.frame, move)
+        targets = make_targets(segment, acts, rows, self.frame, move)
         levels = {
-            int(key.removeprefix(LEVEL)): lesson.at(value).float()
+            int(key.removeprefix(LEVEL)): targets.at(value).float()
             for key, value in segment.obs.items()
             if key.startswith(LEVEL)
         }
-        features = lesson.at(segment.obs[FEATURES]).float()
-        return Seen(features, self._projected(levels)), lesson
+        features = targets.at(segment.obs[FEATURES]).float()
+        return Encoded(features, self._projected(levels)), targets
 
     # ---- one tick ----------------------------------------------------------------------
 
@@ -169,33 +200,38 @@ class SAM2Act(SAM2ActModel):
         self, obs: Observation, time_s: Tensor, state: State, reset: Tensor
     ) -> tuple[Working, State]:
         count, kept = self._count(state, reset)
-        looked = self._looked(obs, count)
-        seen = self._encode(self.coarse, looked.images, looked.felt, looked.language)
-        query = seen.tokens()
+        inputs = self._inputs(obs, count)
+        encoded = self._encode(self.coarse, inputs.images, inputs.proprio, inputs.language)
+        query = encoded.tokens()
         value, pending = self.memory.read(self._asked(query), time_s, kept, reset)
-        logits = seen.heatmaps(self.coarse, self._maps(value))
+        logits = encoded.heatmaps(self.coarse, self._maps(value))
         item = {**query, **self._marks(logits)}
         new = self.memory.write(pending, item, time_s, kept)
         if count is not None:
             new[COUNT] = count + 1
-        return looked.working(logits), new
+        return inputs.working(logits), new
 
     def act(self, working: Working, noise: Tensor) -> Action:
-        seen = working.features
-        cloud = Cloud(seen["xyz"], seen["rgb"], seen["valid"])
-        near = heatmaps.decode(seen["logits"])
+        inputs = working.features
+        cloud = Cloud(inputs["xyz"], inputs["rgb"], inputs["valid"])
+        near = heatmaps.decode(inputs["logits"])
         crop_cloud = zoom_cloud(cloud, near, self.config.zoom)
         images = self._views(crop_cloud, coarse=False)
-        fine = self._encode(self.fine, images, seen["proprio"], seen["language"])
+        fine = self._encode(self.fine, images, inputs["proprio"], inputs["language"])
         logits = fine.heatmaps(self.fine)
         place = heatmaps.decode(logits)
         pixels = heatmaps.project(place, self.config.view_size)
-        said = self.fine.heads(self.fine.features(fine.features, pixels))
+        heads = self.fine.heads(self.fine.features(fine.features, pixels))
         position = self.frame.to_world(unzoom(place, near, self.config.zoom))
-        quaternion = rotation.bins_to_quat(said.rotation.argmax(dim=-1))
-        gripper = 2.0 * said.gripper.argmax(dim=-1, keepdim=True) - 1.0
-        straight = said.collision.argmax(dim=-1, keepdim=True).float()
-        parts = [position, quaternion.to(position.dtype), gripper.to(position.dtype), straight]
+        quaternion = rotation.bins_to_quat(heads.rotation.argmax(dim=-1))
+        gripper = 2.0 * heads.gripper.argmax(dim=-1, keepdim=True) - 1.0
+        ignore_collision = heads.collision.argmax(dim=-1, keepdim=True).float()
+        parts = [
+            position,
+            quaternion.to(position.dtype),
+            gripper.to(position.dtype),
+            ignore_collision,
+        ]
         return Action(torch.cat(parts, dim=-1)[:, None])
 
     @torch.no_grad()
@@ -204,13 +240,13 @@ class SAM2Act(SAM2ActModel):
     ) -> dict[str, Tensor]:
         count, kept = self._count(state, reset)
         kept = self.memory.clear(kept, reset)
-        looked = self._looked(obs, count)
-        seen = self._encode(self.coarse, looked.images, looked.felt, looked.language)
-        query = self._asked(seen.tokens())
+        inputs = self._inputs(obs, count)
+        encoded = self._encode(self.coarse, inputs.images, inputs.proprio, inputs.language)
+        query = self._asked(encoded.tokens())
         value, _ = self.memory.read(query, time_s, kept, torch.zeros_like(reset))
-        logits = seen.heatmaps(self.coarse, self._maps(value))
-        chunk = self.act(looked.working(logits), logits.new_zeros(len(logits), 1)).chunk
-        colours = looked.images[:, :, RGB].permute(0, 1, 3, 4, 2)
+        logits = encoded.heatmaps(self.coarse, self._maps(value))
+        chunk = self.act(inputs.working(logits), logits.new_zeros(len(logits), 1)).chunk
+        colours = inputs.images[:, :, RGB].permute(0, 1, 3, 4, 2)
         return {
             **self.memory.inspect(query, time_s, kept),
             "view.image": (255 * colours).round().to(torch.uint8),
@@ -221,10 +257,10 @@ class SAM2Act(SAM2ActModel):
             "keyframe": chunk[:, 0],
         }
 
-    def _looked(self, obs: Observation, count: Tensor | None) -> Looked:
+    def _inputs(self, obs: Observation, count: Tensor | None) -> BranchInputs:
         cloud = make_cloud(obs, self.cameras, self.frame)
         images = self._views(cloud, coarse=True)
-        return Looked(cloud, images, self._felt(obs, count), self._language(obs))
+        return BranchInputs(cloud, images, self._proprio(obs, count), self._language(obs))
 
     def _counts(self, segment: Segment, state: State) -> tuple[tuple[Tensor, Tensor] | None, State]:
         """Returns what `count_ticks` does (None without the time feature), and other state."""
@@ -249,25 +285,25 @@ class SAM2Act(SAM2ActModel):
         needed = segment.valid if self.config.memory != "none" else acts
         rows = chosen_rows(needed.reshape(-1), few)
         counts, kept = self._counts(segment, state)
-        looked: Looked | None = None
+        inputs: BranchInputs | None = None
         if FEATURES in segment.obs:
-            seen, lesson = self._kept(segment, acts, rows)
+            encoded, targets = self._kept(segment, acts, rows)
         else:
-            looked, lesson = self._look(segment, acts, rows, counts, generator)
-            seen = self._encode(self.coarse, looked.images, looked.felt, looked.language)
-        labels = self._labels(lesson.point)
-        logits, after = self._remember(seen, labels, segment, lesson, kept)
+            inputs, targets = self._moved(segment, acts, rows, counts, generator)
+            encoded = self._encode(self.coarse, inputs.images, inputs.proprio, inputs.language)
+        labels = self._labels(targets.point)
+        logits, after = self._remember(encoded, labels, segment, targets, kept)
         if counts is not None:
             after[COUNT] = counts[1]
         miss = heatmaps.soft_cross_entropy(logits, labels).mean(dim=1)
-        loss = masked_mean(miss, lesson.weight)
+        loss = masked_mean(miss, targets.weight)
         metrics = {"coarse_loss": loss.detach()}
-        off = (heatmaps.decode(logits.detach()) - lesson.point).norm(dim=-1)
-        metrics["coarse_error_m"] = masked_mean(off, lesson.weight) / self.frame.per_metre
-        if self.config.learn == "all" and looked is not None:
-            keep = chosen_rows(lesson.weight, few)
-            fine_loss, told = self._fine_loss(looked.only(keep), lesson.only(keep), generator)
-            loss, metrics = loss + fine_loss, {**metrics, **told}
+        off = (heatmaps.decode(logits.detach()) - targets.point).norm(dim=-1)
+        metrics["coarse_error_m"] = masked_mean(off, targets.weight) / self.frame.per_metre
+        if self.config.learn == "all" and inputs is not None:
+            keep = chosen_rows(targets.weight, few)
+            fine_loss, details = self._fine_loss(inputs.only(keep), targets.only(keep), generator)
+            loss, metrics = loss + fine_loss, {**metrics, **details}
         return LossOutput(loss, {"loss": loss.detach(), **metrics}, after)
 
     def _acts(self, segment: Segment) -> Tensor:
@@ -275,23 +311,25 @@ class SAM2Act(SAM2ActModel):
         acts: Tensor = segment.act_mask & segment.valid & segment.extras["keyframe_valid"]
         return acts
 
-    def _look(
+    def _moved(
         self,
         segment: Segment,
         acts: Tensor,
         rows: Tensor,
         counts: tuple[Tensor, Tensor] | None,
         generator: torch.Generator,
-    ) -> tuple[Looked, Lesson]:
+    ) -> tuple[BranchInputs, Targets]:
         """Moves the scenes of a segment at random and draws them; returns what they teach too."""
-        goals = targets(segment, acts, self.frame)
+        goals = target_points(segment, acts, self.frame)
         move = augment.draw(goals, acts, self.config.augment, generator)
-        lesson = make_lesson(segment, acts, rows, self.frame, move)
-        obs = {key: lesson.at(segment.obs[key]) for key in self.spec.observations}
+        targets = make_targets(segment, acts, rows, self.frame, move)
+        obs = {key: targets.at(segment.obs[key]) for key in self.spec.observations}
         cloud = unproject(obs, self.cameras, self.frame)
-        cloud = crop(dataclasses.replace(cloud, xyz=lesson.move.points(cloud.xyz[None])[0]))
-        felt = self._felt(obs, None if counts is None else lesson.at(counts[0]))
-        return Looked(cloud, self._views(cloud, coarse=True), felt, self._language(obs)), lesson
+        cloud = crop(dataclasses.replace(cloud, xyz=targets.move.points(cloud.xyz[None])[0]))
+        proprio = self._proprio(obs, None if counts is None else targets.at(counts[0]))
+        return BranchInputs(
+            cloud, self._views(cloud, coarse=True), proprio, self._language(obs)
+        ), targets
 
     def _labels(self, point: Tensor) -> Tensor:
         """Returns the heatmaps [R, V, S, S] that mean points [R, 3]."""
@@ -299,67 +337,67 @@ class SAM2Act(SAM2ActModel):
         return heatmaps.gaussian_labels(heatmaps.project(point, side), side, self.config.sigma_px)
 
     def _remember(
-        self, seen: Seen, labels: Tensor, segment: Segment, lesson: Lesson, state: State
+        self, encoded: Encoded, labels: Tensor, segment: Segment, targets: Targets, state: State
     ) -> tuple[Tensor, State]:
         """Returns the coarse logits [R, V, S, S] with memory in between, and memory after."""
         if self.config.memory == "none":
-            return seen.heatmaps(self.coarse), state
+            return encoded.heatmaps(self.coarse), state
         batch, ticks = segment.valid.shape
 
         def grid(tensor: Tensor) -> Tensor:
-            return on_grid(tensor, lesson.rows, batch, ticks)
+            return on_grid(tensor, targets.rows, batch, ticks)
 
-        items = {view: grid(tokens) for view, tokens in seen.tokens().items()}
+        items = {view: grid(tokens) for view, tokens in encoded.tokens().items()}
         times = (segment.time_s, state, segment.is_first, segment.valid)
         if not self.memory.marks:
             values, state = self.memory.unroll(items, *times)
-            maps = self._maps({view: lesson.at(values[view]) for view in VIEWS})
-            logits = seen.heatmaps(self.coarse, maps)
+            maps = self._maps({view: targets.at(values[view]) for view in VIEWS})
+            logits = encoded.heatmaps(self.coarse, maps)
         else:
-            said: list[Tensor] = []
-            levels = {side: grid(level) for side, level in seen.levels.items()}
+            predicted: list[Tensor] = []
+            levels = {side: grid(level) for side, level in encoded.levels.items()}
             truth = grid(as_logits(labels)) if self.config.marks == "labels" else None
 
             def item_of(query: Streams, value: Streams) -> Streams:
-                now = len(said)
-                here = Seen(self._maps(query), {side: x[:, now] for side, x in levels.items()})
-                said.append(here.heatmaps(self.coarse, self._maps(value)))
-                return {**query, **self._marks(said[-1] if truth is None else truth[:, now])}
+                now = len(predicted)
+                here = Encoded(self._maps(query), {side: x[:, now] for side, x in levels.items()})
+                predicted.append(here.heatmaps(self.coarse, self._maps(value)))
+                return {**query, **self._marks(predicted[-1] if truth is None else truth[:, now])}
 
             asked = self._asked(items)
             codes = {k: v.expand(batch, ticks, -1, -1) for k, v in asked.items() if k not in items}
             _, state = self.memory.unroll({**items, **codes}, *times, item_of=item_of)
-            logits = lesson.at(torch.stack(said, dim=1))
+            logits = targets.at(torch.stack(predicted, dim=1))
         return logits, state
 
     def _fine_loss(
-        self, looked: Looked, lesson: Lesson, generator: torch.Generator
+        self, inputs: BranchInputs, targets: Targets, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Looks near the true points and compares what the fine branch says with the truth."""
-        dice = torch.rand(lesson.point.shape, generator=generator, device=generator.device)
-        off = (2 * dice.to(lesson.point.device) - 1) * self.config.fine_noise
-        center = lesson.point + off
-        point = zoom(lesson.point, center, self.config.zoom)
-        views = self._views(zoom_cloud(looked.cloud, center, self.config.zoom), coarse=False)
-        fine = self._encode(self.fine, views, looked.felt, looked.language)
+        dice = torch.rand(targets.point.shape, generator=generator, device=generator.device)
+        off = (2 * dice.to(targets.point.device) - 1) * self.config.fine_noise
+        center = targets.point + off
+        point = zoom(targets.point, center, self.config.zoom)
+        views = self._views(zoom_cloud(inputs.cloud, center, self.config.zoom), coarse=False)
+        fine = self._encode(self.fine, views, inputs.proprio, inputs.language)
         logits, labels = fine.heatmaps(self.fine), self._labels(point)
         pixels = heatmaps.project(point, self.config.view_size)
-        noise = teacher_noise(lesson.bins, generator)
-        said = self.fine.heads(self.fine.features(fine.features, pixels), lesson.bins, noise)
+        noise = teacher_noise(targets.bins, generator)
+        heads = self.fine.heads(self.fine.features(fine.features, pixels), targets.bins, noise)
         entropy = nn.functional.cross_entropy
         parts = {
             "fine_loss": heatmaps.soft_cross_entropy(logits, labels).mean(dim=1),
             "rotation_loss": entropy(
-                said.rotation.flatten(0, 1), lesson.bins.flatten(), reduction="none"
+                heads.rotation.flatten(0, 1), targets.bins.flatten(), reduction="none"
             ).view(-1, 3).sum(dim=1),
-            "gripper_loss": entropy(said.gripper, lesson.closes, reduction="none"),
-            "collision_loss": entropy(said.collision, lesson.straight, reduction="none"),
+            "gripper_loss": entropy(heads.gripper, targets.gripper_closed, reduction="none"),
+            "collision_loss": entropy(heads.collision, targets.ignore_collision, reduction="none"),
         }  # fmt: skip
-        means = {name: masked_mean(part, lesson.weight) for name, part in parts.items()}
+        means = {name: masked_mean(part, targets.weight) for name, part in parts.items()}
         miss = (heatmaps.decode(logits.detach()) - point).norm(dim=-1)
-        error_m = masked_mean(miss, lesson.weight) / self.frame.per_metre / self.config.zoom
-        told = {name: value.detach() for name, value in means.items()}
-        return torch.stack(list(means.values())).sum(), {**told, "fine_error_m": error_m}
+        error_m = masked_mean(miss, targets.weight) / self.frame.per_metre / self.config.zoom
+        details = {name: value.detach() for name, value in means.items()}
+        return torch.stack(list(means.values())).sum(), {**details, "fine_error_m": error_m}
 
 
 class SAM2ActPlus(SAM2Act):

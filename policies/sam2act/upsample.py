@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embodied.core.errors import ConfigError
+from embodied.nn.norm import LayerNorm2d
 
 NEIGHBOURS = 9
 MASK_SCALE = 0.1
@@ -42,16 +43,6 @@ class UpsampleOptions:
             raise ConfigError(f"upsample.widths must be sizes >= 1, got {self.widths}")
         if self.inner < 1:
             raise ConfigError(f"upsample.inner must be >= 1, got {self.inner}")
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """A layer norm over the channels of each pixel of [P, C, H, W]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def convex_combine(values: Tensor, weights: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from embodied.core.policy import Policy, state_nbytes, take_rows
 from embodied.core.rng import NO_NOISE, draw_noise
 from embodied.core.specs import DISCRETE, KEYFRAME, ArraySpec, PolicySpec
 from embodied.core.types import Action, Observation, Segment, State, Working
-from tests.contracts.tools import assert_close, assert_equal, clone
+from tests.contracts.tools import NoCopies, assert_close, assert_equal, clone
 
 TOLERANCE = 1e-5
 BATCH, TICKS = 3, 6
@@ -405,6 +405,16 @@ class PolicyContract:
             gradients = [p.grad for p in policy.parameters() if p.grad is not None]
             assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
             assert any(gradient.any() for gradient in gradients)
+
+    def test_nothing_is_copied_to_the_device_inside_a_step(self, case: PolicyCase) -> None:
+        """A number of Python's that becomes a tensor is waited for where there is a GPU."""
+        policy = case.make()
+        segment, state = case.segment(policy), policy.initial_state(BATCH)
+        drawn = noise(policy, BATCH)
+        with NoCopies():
+            for learn in self.learners(case, policy):
+                learn(segment, state)
+            policy.step(at(segment, 0), segment.time_s[:, 0], state, no_reset(), drawn)
 
     def test_learning_is_refused_where_there_is_none(self, case: PolicyCase) -> None:
         policy = case.make()

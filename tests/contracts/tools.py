@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from embodied.core.types import State, Streams
 from embodied.memory.base import Memory
@@ -14,6 +16,18 @@ STREAMS = {"perceptual": (4, 8), "cognitive": (1, 6)}
 TOLERANCE = 1e-5
 BATCH = 3
 PERIOD_S = 0.4
+
+
+class NoCopies(TorchFunctionMode):
+    """Inside it, making a tensor of data that lies elsewhere is an error."""
+
+    MAKERS = (torch.tensor, torch.as_tensor, torch.from_numpy)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        assert func not in self.MAKERS, f"{func.__name__} of {args[0]!r} inside a step"
+        return func(*args, **(kwargs or {}))
 
 
 @dataclasses.dataclass

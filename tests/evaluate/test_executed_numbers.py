@@ -64,3 +64,5 @@ def test_a6_normalise_undoes_denormalise() -> None:
     assert torch.allclose(physical[:, 0], 0.5 * (n[:, 0] + 1) * 6 - 2)
     assert torch.allclose(physical[:, 1:], n[:, 1:])
     assert torch.allclose(normalizer.normalize(physical), n)
+    # What no answer could undo is no target: beyond the quantiles it is clipped.
+    assert normalizer.normalize(torch.tensor([100.0, 0.0, -3.0])).tolist() == [1.0, 0.0, -1.0]

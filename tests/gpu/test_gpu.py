@@ -11,16 +11,21 @@ import torch
 from embodied.config import from_plain
 from embodied.core.specs import Interface
 from embodied.evaluate.runner import run
-from embodied.train import checkpoint, imitation
+from embodied.train import checkpoint, learner
 from embodied.train.imitation import train
 from embodied.train.logger import read_metrics
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.policy import MemoryVLA
+from tests.contracts.policy import BATCH, at, noise
 from tests.gpu.small import POLICY, InstructedVecEnv, make_config, make_data, make_segment
+from tests.policies import test_contract as memory_vla
+from tests.policies.hcam import test_contract as hcam
+from tests.policies.sam2act import test_contract as sam2act
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
 TOLERANCE = 1e-3
+CASES = [*memory_vla.CASES, *sam2act.CASES, *hcam.CASES]
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +65,13 @@ def test_a_hundred_steps_in_bf16_learn(trained):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_nothing_inside_a_step_waits_for_the_device(data, tmp_path, monkeypatch, memory, precision):
     """The trainer's own loop, first steps (set-up) and last step (log, checkpoint) apart."""
-    schedule = imitation.learning_rate
+    schedule = learner.learning_rate
 
     def watched(config, step, steps):
         torch.cuda.set_sync_debug_mode("error" if 2 <= step < steps - 1 else "default")
         return schedule(config, step, steps)
 
-    monkeypatch.setattr(imitation, "learning_rate", watched)
+    monkeypatch.setattr(learner, "learning_rate", watched)
     config = make_config(
         data, steps=6, device=DEVICE, precision=precision, checkpoint_every=6, log_every=6
     )
@@ -92,6 +97,26 @@ def test_observing_and_acting_never_wait(trained, data):
                 )
             finally:
                 torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_no_policy_waits_for_the_device_inside_a_step(case):
+    policy = case.make().to(DEVICE)
+    segment, state = case.segment(policy).map(lambda x: x.to(DEVICE)), policy.initial_state(BATCH)
+    drawn = noise(policy, BATCH).to(DEVICE)
+    reset = torch.zeros(BATCH, dtype=torch.bool, device=DEVICE)
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    for mode in ("default", "error"):  # what is set up on the first call may wait
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            if case.imitates:
+                policy.loss(segment, state, generator).loss.backward()
+            if case.reinforces:
+                policy.evaluate(segment, state).value.sum().backward()
+            with torch.no_grad():
+                policy.step(at(segment, 0), segment.time_s[:, 0], state, reset, drawn)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_checkpoint_answers_alike_on_both(trained, data):

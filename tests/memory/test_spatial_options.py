@@ -10,6 +10,7 @@ from embodied.core.errors import ConfigError
 from embodied.core.types import State, Streams
 from embodied.memory import build_memory
 from embodied.memory.base import Memory
+from embodied.memory.composite import CompositeMemory
 from embodied.memory.none import NoMemory
 from embodied.memory.spatial import SpatialMemory
 from embodied.memory.spatial_attention import RotaryAttention, axial_rotary, grid_positions
@@ -304,3 +305,21 @@ def test_a_tick_with_marks_exports() -> None:
         exported, state = program(*inputs)
         assert_close(value, exported)
         assert_close(state, after)
+
+
+def test_a_part_of_a_composite_stores_heatmaps_too() -> None:
+    """What goes with a stream reaches the parts that want it, and those alone."""
+    part = build(("front",))
+    both = CompositeMemory({"maps": part, "none": build_memory("none", part.streams)})
+    query, given = features(0, views=("front",)), marks(0, views=("front",))
+
+    def stored(memory: Memory, item: Streams) -> State:
+        empty = memory.initial(ROWS)
+        _, pending = memory.read(query, at(0), empty, no())
+        return memory.write(pending, item, at(0), empty)
+
+    expected = stored(part, {**query, **given})
+    assert both.marks
+    assert_equal(stored(both, {**query, **given}), {f"maps.{k}": v for k, v in expected.items()})
+    without = stored(both, query)["maps.front.tokens"]
+    assert not torch.equal(without, expected["front.tokens"])

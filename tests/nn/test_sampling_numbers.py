@@ -47,6 +47,13 @@ def test_a1_sampling_steps(steps: int, expected: list[int]) -> None:
     assert [time.tolist() for time in seen] == [[step] * 2 for step in expected]
 
 
+@pytest.mark.parametrize("steps", [3, 60, 99])
+def test_steps_that_would_not_begin_in_noise_are_refused(steps: int) -> None:
+    with pytest.raises(ConfigError, match=f"steps={steps} doesn't divide the 100 steps of ddim"):
+        ActionHeadConfig("ddim", steps=steps)
+    assert ActionHeadConfig("flow", steps=steps).steps == steps
+
+
 @pytest.fixture(scope="module")
 def diffusers() -> ModuleType:
     return pytest.importorskip("diffusers")

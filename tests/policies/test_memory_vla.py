@@ -236,6 +236,21 @@ def test_wrong_options_are_named():
         MemoryVLAConfig(width=40)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grounding": False}, "grounding=False does nothing with trunk=conv"),
+        ({"token_grid": 2}, "token_grid=2 does nothing with trunk=conv"),
+        ({"compress": "squeeze_excite_wide"}, "does nothing with trunk=conv"),
+        ({"trunk": "tiny", "blocks": 2}, "blocks=2 does nothing with trunk=tiny"),
+        ({"fusion": "add", "gate_weighs": "memory"}, "does nothing with fusion=add"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        MemoryVLAConfig(**options)
+
+
 def test_temperature_scales_the_noise_in_acting():
     chunks = []
     for temperature in (0.0, 1.0):

@@ -97,6 +97,19 @@ def test_resumed_run_equals_uninterrupted(options, tmp_path, monkeypatch) -> Non
     assert rows[0] == rows[1]
 
 
+@pytest.mark.parametrize("memory", ["hierarchical_chunks", "gru"])
+def test_acting_and_learning_are_equally_precise(memory, tmp_path) -> None:
+    """In bf16 the same weights give an action the same probability, up to the order of sums."""
+    chunks = dict(CHUNKS) if memory == "hierarchical_chunks" else {}
+    config = make_config(
+        memory=Component(memory, chunks), precision="bf16", steps=1, checkpoint_every=1,
+        reinforce={"epochs": 1, "minibatches": 1},
+    )  # fmt: skip
+    train(config, tmp_path)
+    (row,) = read_metrics(tmp_path)
+    assert 0 <= row["kl"] < 1e-6
+
+
 def test_stages_change_the_tasks_and_end_early_by_success(tmp_path) -> None:
     levels = list(registry.task_info("recall/t_maze").levels)[:2]
     config = make_config(

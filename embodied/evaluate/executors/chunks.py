@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from embodied.core.errors import ConfigError
-from embodied.core.specs import EE_DELTA_CHUNK, JOINT_CHUNK, PolicySpec
+from embodied.core.specs import EE_DELTA_CHUNK, PolicySpec
 from embodied.core.ticks import PERIOD, period_ticks
 from embodied.evaluate.executors.base import Executor, Observation, check_answer
 
@@ -25,9 +25,9 @@ class ChunkExecutor(Executor):
     """
 
     def __init__(self, spec: PolicySpec, batch: int, gripper: str) -> None:
-        if spec.action.kind not in (EE_DELTA_CHUNK, JOINT_CHUNK):
+        if spec.action.kind != EE_DELTA_CHUNK:
             raise ConfigError(
-                f"chunk executors run {EE_DELTA_CHUNK} or {JOINT_CHUNK} actions; "
+                f"chunk executors run {EE_DELTA_CHUNK} actions (standing still is zero in them); "
                 f"the policy answers {spec.action.kind!r}"
             )
         self.horizon, self.size, self.batch = spec.action.horizon, spec.action.size, batch

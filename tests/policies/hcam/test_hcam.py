@@ -10,10 +10,10 @@ import torch
 from embodied.config import to_plain
 from embodied.core.entities import FEATURES
 from embodied.core.errors import ConfigError, SpecMismatch
-from embodied.core.specs import ArraySpec
+from embodied.core.specs import ArraySpec, camera_specs
 from embodied.train.checkpoint import PolicyMeta, load, write_checkpoint
 from policies.hcam.config import HCAMConfig
-from policies.hcam.model import Encoder, Tokens
+from policies.hcam.model import Encoder, TokenEncoder
 from policies.hcam.policy import HCAM
 from tests.contracts.policy import random_segment
 from tests.contracts.tools import assert_equal
@@ -74,7 +74,7 @@ def test_observing_in_place_gives_the_same() -> None:
             )
             plain, state = policy.observe(*arguments, state, segment.is_first[:, t])
             donated, other = policy.observe_into(*arguments, other, segment.is_first[:, t])
-            assert torch.equal(plain.features["said"], donated.features["said"])
+            assert torch.equal(plain.features["outputs"], donated.features["outputs"])
             assert_equal(state, other)
 
 
@@ -98,7 +98,7 @@ def test_exploration_is_training_s_alone() -> None:
     loud = torch.zeros(ROWS, 5)
     loud[:, 3] = 1e3
     assert policy.train().act(working, loud).chunk[:, 0].argmax(-1).tolist() == [3] * ROWS
-    best = working.features["said"].argmax(-1)
+    best = working.features["outputs"].argmax(-1)
     assert torch.equal(policy.eval().act(working, loud).chunk[:, 0].argmax(-1), best)
 
 
@@ -113,12 +113,12 @@ def test_a_value_at_another_place_is_another_vector() -> None:
 def test_a_value_is_known_again_at_another_place() -> None:
     spec = OBSERVATIONS["homes_token"]
     homes = torch.tensor([[1, 2, 0, 0], [2, 1, 0, 0]], dtype=torch.uint8)
-    shared = Tokens("homes_token", spec, 16, shared_values=True)
+    shared = TokenEncoder("homes_token", spec, 16, shared_values=True)
     torch.nn.init.zeros_(shared.table.weight)  # what is left tells values, not places
     first, second = shared(homes)
     torch.testing.assert_close(first, second)
     assert not torch.equal(first, shared(homes * 0)[0])
-    alone = Tokens("homes_token", spec, 16, shared_values=False)
+    alone = TokenEncoder("homes_token", spec, 16, shared_values=False)
     assert [name for name, _ in alone.named_parameters()] == ["table.weight"]
 
 
@@ -208,3 +208,20 @@ def test_observations_that_say_nothing_are_refused() -> None:
     endless = {"word_token": ArraySpec((), "int64", "token", 0)}
     with pytest.raises(ConfigError, match="largest one as `high`"):
         HCAM(HCAMConfig(width=8, memory="none"), interface(observations=endless))
+
+
+def test_a_cameras_calibration_is_not_looked_at() -> None:
+    """A focal length in pixels is a hundred times what a picture in 0..1 adds up to."""
+    observations = {**OBSERVATIONS, **camera_specs("front", 16)}
+    policy = make(observations=observations, reconstruct=0.1).eval()
+    left_out = {"front_intrinsics", "front_cam_to_world"}
+    assert policy.spec.observations.keys() == observations.keys() - left_out
+    assert policy.decoder is not None and not left_out & policy.decoder.out.keys()
+    with pytest.raises(ConfigError, match="at least one observation"):
+        make(observations={key: observations[key] for key in left_out})
+
+
+@pytest.mark.parametrize("option", ["pool_queries", "detach"])
+def test_options_of_token_streams_are_refused(option: str) -> None:
+    with pytest.raises(ConfigError, match=f"memory.config.{option} is for policies with streams"):
+        make(memory="gru", memory_config={option: 1})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from embodied.core.errors import CheckpointError
+from embodied.core.errors import CheckpointError, ConfigError
 from embodied.core.task import EnvConfig
 from embodied.core.types import Segment
 from embodied.data.features import attach_features
@@ -157,9 +157,16 @@ def test_what_stays_frozen_must_come_from_the_first_stage(tmp_path: Path) -> Non
     plain = make()
     weights = plain.state_dict()
     meta = checkpoint.PolicyMeta(
-        "sam2act", 1, {}, {}, ["fake"], "easy", {}, {}, "0", levels=[]
+        "sam2act", 1, dataclasses.asdict(plain.config), {}, ["fake"], "easy", {}, {}, "0", levels=[]
     )  # fmt: skip
     checkpoint.write_policy(tmp_path, meta, weights)
     checkpoint.initialise_from(make(**STAGE), tmp_path)
     with pytest.raises(CheckpointError, match=r"no coarse.trunk.from_proprio.*same policy.config"):
         checkpoint.initialise_from(make(**{**STAGE, "time_feature": True}), tmp_path)
+    # The same weights in twice as many heads of half the width are another function.
+    trunk = dataclasses.replace(plain.config.trunk, heads=2 * plain.config.trunk.heads,
+                                head_width=plain.config.trunk.head_width // 2)  # fmt: skip
+    other = make(**{**STAGE, "trunk": trunk})
+    with pytest.raises(ConfigError, match=r"policy\.config\.trunk="):
+        checkpoint.initialise_from(other, tmp_path)
+    assert other.frozen_key() != make(**STAGE).frozen_key()

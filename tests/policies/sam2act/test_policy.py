@@ -13,9 +13,9 @@ from embodied.core.specs import Interface, camera_specs
 from embodied.core.types import Segment
 from policies.sam2act.cloud import every_so_many, make_cloud
 from policies.sam2act.config import SAM2ActConfig, SAM2ActPlusConfig
-from policies.sam2act.lesson import as_logits, count_ticks
 from policies.sam2act.model import NAMES
 from policies.sam2act.policy import SAM2Act, SAM2ActPlus
+from policies.sam2act.targets import as_logits, count_ticks
 from tests.contracts.policy import random_array
 from tests.policies.sam2act.small import OBSERVATIONS, SMALL_MEMORY, make
 
@@ -134,6 +134,11 @@ def test_bad_options_are_refused(options, message):
         SAM2ActConfig(**options)
 
 
+def test_marks_need_a_memory_that_stores_them():
+    with pytest.raises(ConfigError, match="marks=labels says which heatmaps are stored"):
+        make(memory="gru", marks="labels")
+
+
 # ---- stages ---------------------------------------------------------------------------------
 
 
@@ -231,7 +236,7 @@ def test_ticks_are_counted_over_episodes_and_segments():
 
 def test_the_time_feature_falls_from_one():
     policy = make(time_feature=True)
-    told = policy._felt(scene(policy, 2), torch.tensor([0, 24]))
+    told = policy._proprio(scene(policy, 2), torch.tensor([0, 24]))
     assert told[:, -1].tolist() == [1.0, -1.0]
 
 

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from embodied.core.errors import ConfigError
+from embodied.nn.norm import LayerNorm2d
 from policies.sam2act.upsample import (
     ConvexUp,
-    LayerNorm2d,
     UpsampleOptions,
     Upsampler,
     convex_combine,

@@ -17,7 +17,7 @@ from policies.sam2act.rotation import quat_to_bins
 
 
 @dataclasses.dataclass
-class Lesson:
+class Targets:
     """What is to be learnt from the rows of a segment, in scenes moved at random.
 
     Attributes:
@@ -25,8 +25,8 @@ class Lesson:
       move: How each row's scene is moved, [1, R].
       point: [R, 3] in the cube frame, zero where none is known.
       bins: int64 [R, 3] of the Euler angles.
-      closes: int64 [R], 1 where the gripper is closed there.
-      straight: int64 [R], 1 where collisions are ignored on the way.
+      gripper_closed: int64 [R], 1 where the gripper is closed there.
+      ignore_collision: int64 [R], 1 where collisions are ignored on the way.
       weight: bool [R], rows that count.
     """
 
@@ -34,22 +34,22 @@ class Lesson:
     move: Move
     point: Tensor
     bins: Tensor
-    closes: Tensor
-    straight: Tensor
+    gripper_closed: Tensor
+    ignore_collision: Tensor
     weight: Tensor
 
     def at(self, tensor: Tensor) -> Tensor:
         """Returns the rows of a tensor [B, T, ...]."""
         return tensor.flatten(0, 1)[self.rows]
 
-    def only(self, keep: Tensor) -> Lesson:
+    def only(self, keep: Tensor) -> Targets:
         """Returns some of the rows, by index."""
         move = Move(self.move.yaw_rad[:, keep], self.move.shift[:, keep])
-        rest = ("rows", "point", "bins", "closes", "straight", "weight")
-        return Lesson(move=move, **{name: getattr(self, name)[keep] for name in rest})
+        rest = ("rows", "point", "bins", "gripper_closed", "ignore_collision", "weight")
+        return Targets(move=move, **{name: getattr(self, name)[keep] for name in rest})
 
 
-def targets(segment: Segment, acts: Tensor, frame: CubeFrame) -> Tensor:
+def target_points(segment: Segment, acts: Tensor, frame: CubeFrame) -> Tensor:
     """Returns where the hand goes next, [B, T, 3] in the cube frame; zero where nowhere.
 
     Args:
@@ -61,9 +61,9 @@ def targets(segment: Segment, acts: Tensor, frame: CubeFrame) -> Tensor:
     return torch.where(acts[..., None], frame.to_cube(segment.extras["keyframe"][..., :3]), 0.0)
 
 
-def make_lesson(
+def make_targets(
     segment: Segment, acts: Tensor, rows: Tensor, frame: CubeFrame, move: Move
-) -> Lesson:
+) -> Targets:
     """Moves the targets of a segment with its scenes.
 
     Args:
@@ -79,13 +79,13 @@ def make_lesson(
         return tensor.flatten(0, 1)[rows]
 
     moved = Move(at(move.yaw_rad)[None], at(move.shift)[None])
-    return Lesson(
+    return Targets(
         rows=rows,
         move=moved,
-        point=moved.points(at(targets(segment, acts, frame))[None])[0],
+        point=moved.points(at(target_points(segment, acts, frame))[None])[0],
         bins=quat_to_bins(moved.quats(at(keyframe[..., 3:7])[None])[0]),
-        closes=(at(keyframe[..., 7]) > 0).long(),
-        straight=(at(keyframe[..., 8]) > 0.5).long(),
+        gripper_closed=(at(keyframe[..., 7]) > 0).long(),
+        ignore_collision=(at(keyframe[..., 8]) > 0.5).long(),
         weight=at(acts),
     )
 
