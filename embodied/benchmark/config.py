@@ -29,7 +29,8 @@ class BenchmarkConfig:
       process: Whether process rates are measured as well, which takes four times as long.
       seed_start: First of the fresh seeds.
       collect: Further words of ``embodied collect``, for example ``[label_horizon=8]``.
-      train: Further words of ``embodied train``, for example ``[preset=state,steps=2000]``.
+      train: Further words of ``embodied train``, for example ``[steps=2000]``. From state,
+        MemoryVLA takes ``preset=state`` by itself.
       train_of: The same for single memories: ``train_of.gru=[memory.config.width=128]``.
       evaluate: Further words of ``embodied evaluate``.
       report: ``"md"`` for the table, or ``"html"`` for a page as well, for which an episode of each

@@ -70,6 +70,10 @@ def write_reports(out: Path, config: BenchmarkConfig) -> None:
 def cells(out: Path, config: BenchmarkConfig) -> list[Cell]:
     """Returns the cells that are asked for: all memories with the first seed, then the others."""
     tasks, levels = (",".join(names) for names in zip(*config.settings(), strict=True))
+    # MemoryVLA reads tables of entities, not pictures, by its preset; nothing else is named so.
+    reads = config.observation == "state" and config.policy == "memory_vla"
+    chosen = any(word.startswith(("preset=", "policy.config.trunk=")) for word in config.train)
+    preset = ("preset=state",) if reads and not chosen else ()
     made = []
     for seed in config.seeds:
         for memory in config.memory:
@@ -81,6 +85,7 @@ def cells(out: Path, config: BenchmarkConfig) -> list[Cell]:
                 f"levels=[{levels}]",
                 f"observation={config.observation}",
                 f"seed={seed}",
+                *preset,
                 *config.train,
                 *config.train_of.get(memory, ()),
             )

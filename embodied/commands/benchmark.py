@@ -53,7 +53,7 @@ COMMAND = Command(
     Options,
     config="benchmark",
     examples=(
-        "benchmark suite=memory_bench_4 train=[preset=state,steps=2000] jobs=2",
+        "benchmark suite=memory_bench_4 train=[steps=2000] jobs=2",
         "benchmark task=remember_color memory=[gru,none] seeds=[0,1,2] out=benchmarks/colours",
     ),
 )

@@ -38,8 +38,10 @@ def test_cells_are_done_once_and_more_can_be_added(commands: Commands, tmp_path:
     train = next(words for words in commands.calls if words[0] == "train")
     assert train[1:-1] == (
         "policy=memory_vla", "memory=full_history", "task=[remember_color,put_block_back]",
-        "levels=[easy,easy]", "observation=state", "seed=0", "steps=5",
+        "levels=[easy,easy]", "observation=state", "seed=0", "preset=state", "steps=5",
     )  # fmt: skip
+    own = config(out, train=["policy.config.trunk=entities"])
+    assert not any("preset=state" in cell.training for cell in run.cells(out, own))
     commands.calls.clear()
     more = config(out, memory=["gru"], train_of={"gru": ["memory.config.width=128"]})
     run.benchmark(more)
