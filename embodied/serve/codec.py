@@ -1,7 +1,7 @@
 """The wire format: msgpack maps whose arrays are maps with byte-string keys, as openpi has them.
 
-What comes in is not trusted: sizes are bounded before anything is built, only plain numbers make
-an array, and nothing that could run code exists in the format.
+What comes in is not trusted: its bytes are counted before it is read and its entries while it is
+read, only plain numbers make an array, and nothing that could run code exists in the format.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ DATA, DTYPE, SHAPE = b"data", b"dtype", b"shape"
 
 KINDS = "biuf"
 """numpy's letters of what an array may hold: flags, whole numbers, floating-point numbers."""
-MAX_ITEMS, MAX_AXES, MAX_DEPTH = 4096, 8, 16
+MAX_ITEMS, MAX_AXES, MAX_DEPTH = 1024, 8, 16
+MAX_ENTRIES = 16 * MAX_ITEMS
+"""Of all maps and lists of a message together, each counting as one more: an empty map is one byte
+of a message and 64 of memory. What has not ended is not counted yet, so `MAX_ITEMS` bounds it."""
 
 
 class MessageError(EmbodiedError):
@@ -57,14 +60,17 @@ def unpack(data: bytes, max_bytes: int) -> Any:
       max_bytes: Largest message that is looked at.
 
     Raises:
-      MessageError: For anything but one whole message within the bounds.
+      MessageError: For anything but one whole message within the bounds. Reading stops at the
+        container that goes beyond them.
     """
     if len(data) > max_bytes:
         raise MessageError(f"the message has {len(data):,} bytes; at most {max_bytes:,} are read")
+    bound = _Bound()
     try:
         message = msgpack.unpackb(
             data,
-            object_hook=_decoded,
+            object_hook=bound.mapped,
+            list_hook=bound.listed,
             strict_map_key=True,
             max_array_len=MAX_ITEMS,
             max_map_len=MAX_ITEMS,
@@ -77,6 +83,29 @@ def unpack(data: bytes, max_bytes: int) -> Any:
         raise MessageError(f"the message is no msgpack map: {reason[:200]}") from error
     _check_depth(message, 0)
     return message
+
+
+class _Bound:
+    """Takes a message's maps and lists as they end, the innermost first, and counts them."""
+
+    def __init__(self) -> None:
+        self._left = MAX_ENTRIES
+
+    def mapped(self, fields: dict[Any, Any]) -> Any:
+        self._count(len(fields))
+        return _decoded(fields)
+
+    def listed(self, items: list[Any]) -> list[Any]:
+        self._count(len(items))
+        return items
+
+    def _count(self, entries: int) -> None:
+        self._left -= 1 + entries
+        if self._left < 0:
+            raise MessageError(
+                f"the message holds more than {MAX_ENTRIES:,} entries in its maps and lists; send "
+                "numbers as arrays"
+            )
 
 
 def _decoded(fields: dict[Any, Any]) -> Any:
@@ -95,26 +124,29 @@ def _array(fields: dict[Any, Any]) -> np.ndarray:
     dtype, data, shape = _dtype(fields.get(DTYPE)), fields.get(DATA), fields.get(SHAPE)
     if not isinstance(data, bytes):
         raise MessageError(f"the data of an array must be bytes, got {type(data).__name__}")
-    plain = isinstance(shape, list) and len(shape) <= MAX_AXES
-    if not plain or not all(type(size) is int and size >= 0 for size in shape):  # type: ignore[union-attr]
+    if not isinstance(shape, list):
+        raise MessageError(f"the shape of an array must be a list, got {type(shape).__name__}")
+    if len(shape) > MAX_AXES or not all(type(size) is int and size >= 0 for size in shape):
+        got = [size if type(size) is int else type(size).__name__ for size in shape[:MAX_AXES]]
         raise MessageError(
             f"the shape of an array must be at most {MAX_AXES} whole numbers >= 0, got "
-            f"{str(shape)[:80]}"
+            f"{len(shape)}: {got}"
         )
-    needed = math.prod(shape) * dtype.itemsize  # type: ignore[arg-type]
+    needed = math.prod(shape) * dtype.itemsize
     if needed != len(data):
         raise MessageError(
             f"an array of {dtype}{shape} has {needed:,} bytes, and {len(data):,} came"
         )
-    return np.frombuffer(data, dtype).reshape(shape)  # type: ignore[arg-type]
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _dtype(name: Any) -> np.dtype[Any]:
     # Only letters and a size: numpy would read longer texts as a description of records.
     if isinstance(name, bytes):
-        name = name.decode("ascii", "replace")
+        name = name[:80].decode("ascii", "replace")
     if not isinstance(name, str) or len(name) > 8:
-        raise MessageError(f"a dtype must be a short text such as '<f4', got {str(name)[:80]!r}")
+        got = repr(name[:80]) if isinstance(name, str) else type(name).__name__
+        raise MessageError(f"a dtype must be a short text such as '<f4', got {got}")
     try:
         dtype = np.dtype(name)
     except (TypeError, ValueError, SyntaxError) as error:

@@ -161,6 +161,9 @@ class Server:
                 config.host,
                 config.port,
                 process_request=self._http,
+                # Browsers name the page that asks, programs none: no page that somebody happens
+                # to look at may talk to a server at loopback.
+                origins=[None],
                 compression=None,
                 max_size=config.max_bytes,
             )
@@ -184,7 +187,7 @@ class Server:
     # -- one client ---------------------------------------------------------------------------
 
     def _http(self, connection: Any, request: Any) -> Any:
-        """Answers plain HTTP, and refuses clients without the token."""
+        """Answers plain HTTP, from browsers too, and refuses clients without the token."""
         if request.path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
         if not self._admits(request.headers.get("Authorization", "")):

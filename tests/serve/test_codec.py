@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from embodied.serve.codec import MAX_DEPTH, MessageError, pack, unpack
+from embodied.serve import codec
+from embodied.serve.codec import MAX_DEPTH, MAX_ENTRIES, MAX_ITEMS, MessageError, pack, unpack
 
 LIMIT = 1 << 20
 
@@ -76,7 +77,8 @@ def test_what_is_packed_comes_back(message) -> None:
         (array(shape=[2.0]), "whole numbers >= 0"),
         (array(shape=[True, 2]), "whole numbers >= 0"),
         (array(shape=[1] * 9), "at most 8"),
-        (array(shape="22"), "whole numbers >= 0"),
+        (array(shape=[b"long" * 99]), r"whole numbers >= 0, got 1: \['bytes'\]"),
+        (array(shape="22"), "must be a list, got str"),
         (array(shape=[2**62, 2**62]), "bytes, and 8 came"),
         (array(data="text"), "data of an array must be bytes"),
         ({b"__ndarray__": True}, "a short text such as"),
@@ -103,6 +105,20 @@ def test_bytes_that_are_no_message_are_refused() -> None:
         deep = [deep]
     with pytest.raises(MessageError, match="nested deeper"):
         unpack(msgpack.packb(deep), LIMIT)
+
+
+def test_entries_are_counted_over_all_of_a_message(monkeypatch) -> None:
+    """Else a megabyte of empty maps would take half a second and 70 MB."""
+    head, most = b"\xdc" + MAX_ITEMS.to_bytes(2), MAX_ENTRIES // (MAX_ITEMS + 1)
+    seen = []
+    monkeypatch.setattr(codec, "_decoded", seen.append)
+    for empty in (b"\x80", b"\x90", b"\x01"):
+        row = head + empty * MAX_ITEMS
+        with pytest.raises(MessageError, match="more than 16,384 entries in its maps and lists"):
+            unpack(head + row * MAX_ITEMS, MAX_ITEMS * len(row) + 3)
+    assert 0 < len(seen) <= MAX_ENTRIES  # reading ended where the bound was met
+    few = bytes([0x90 + most - 1]) + row * (most - 1)
+    assert unpack(few, LIMIT) == [[1] * MAX_ITEMS] * (most - 1)
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,22 @@ def test_a_token_is_asked_for(running) -> None:
     assert server.get("/healthz") == (200, "OK\n")
 
 
+def test_pages_in_a_browser_are_refused(running) -> None:
+    """They say where they come from; whoever looks at one runs its scripts at loopback."""
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    server = running()
+    for page in ("https://example.org", "http://127.0.0.1:8000", "null"):
+        refused = pytest.raises(InvalidStatus, match="HTTP 403")
+        with refused, connect(server.uri, origin=page, compression=None, proxy=None):
+            pass
+        assert server.get("/healthz", Origin=page) == (200, "OK\n")
+        assert server.get("/metrics", Origin=page)[0] == 200
+    with Client(server.uri) as client:
+        assert total(client.infer(observation(1))) == 1
+
+
 def test_a_client_without_a_server_is_told() -> None:
     with pytest.raises(SimulatorError, match="embodied serve BUNDLE"):
         Client("ws://127.0.0.1:9", timeout_s=2)
