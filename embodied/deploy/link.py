@@ -62,22 +62,43 @@ class Frame:
     def read(cls, message: dict[str, Any], came_s: float) -> Frame:
         """Returns the frame of a message.
 
+        Whether observations are those that a policy reads is not looked at; see `safety.fault`.
+
         Raises:
           SimulatorError: Naming the field that is missing, unknown or of another type.
         """
         kinds = {**_KINDS, "stamps": dict} if "stamps" in message else _KINDS
-        for name in sorted(set(kinds) ^ set(message)):
+        for name in sorted(set(kinds) ^ set(message), key=str):
             what = "lacks" if name in kinds else "has an unknown"
-            raise SimulatorError(f"a robot's frame {what} {name!r}; it needs {', '.join(_KINDS)}")
+            raise SimulatorError(
+                f"a robot's frame {what} {str(name)[:80]!r}; it needs {', '.join(_KINDS)}"
+            )
         for name, kind in kinds.items():
             value = message[name]
             if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
                 raise SimulatorError(
                     f"{name} of a robot's frame must be {kind}, got {type(value).__name__}"
                 )
-        if not np.isfinite(message["time_s"]):
-            raise SimulatorError(f"time_s of a robot's frame is {message['time_s']}")
+        for key, value in message["obs"].items():
+            if not isinstance(key, str) or not isinstance(value, np.ndarray):
+                raise SimulatorError(
+                    f"obs of a robot's frame must be names and arrays, got {str(key)[:80]!r} with "
+                    f"{type(value).__name__}"
+                )
+        for key, value in (("time_s", message["time_s"]), *message.get("stamps", {}).items()):
+            if not _is_time(value):
+                told = value if isinstance(value, float | int) else type(value).__name__
+                raise SimulatorError(
+                    f"{str(key)[:80]} of a robot's frame is {told}; expected seconds of the "
+                    "episode, a finite number"
+                )
         return cls(**message, came_s=came_s)
+
+
+def _is_time(value: Any) -> bool:
+    """Whether a value is a number of seconds that memory, which reads float32, can hold."""
+    number = isinstance(value, float | int | np.number) and not isinstance(value, bool)
+    return number and bool(abs(value) < 2**53)
 
 
 _KINDS: dict[str, Any] = {
@@ -102,7 +123,7 @@ def receive(connection: socket.socket) -> dict[str, Any] | None:
     """Returns the next message; None at the end of the line.
 
     Raises:
-      EmbodiedError: For a message that is too large or malformed.
+      EmbodiedError: For a message that is too large, malformed or no map.
     """
     head = _exactly(connection, _LENGTH.size)
     if head is None:
@@ -113,7 +134,9 @@ def receive(connection: socket.socket) -> dict[str, Any] | None:
     data = _exactly(connection, size)
     if data is None:
         return None
-    message: dict[str, Any] = unpack(data, MAX_BYTES)
+    message = unpack(data, MAX_BYTES)
+    if not isinstance(message, dict):
+        raise SimulatorError(f"a message must be a map, got {type(message).__name__}")
     return message
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import struct
 import threading
@@ -110,7 +111,10 @@ def test_a_line_that_is_cut_is_joined_again(line) -> None:
 
 
 def packed(**fields) -> bytes:
-    found = {k: v for k, v in message(0, 0, **fields).items() if v is not None}
+    return framed({k: v for k, v in message(0, 0, **fields).items() if v is not None})
+
+
+def framed(found) -> bytes:
     data = link_module.pack(found)
     return struct.pack("!I", len(data)) + data
 
@@ -125,6 +129,17 @@ def packed(**fields) -> bytes:
         (packed(held=1), "held of a robot's frame must be"),
         (packed(phase=True), "phase of a robot's frame must be"),
         (packed(time_s=float("nan")), "time_s of a robot's frame is nan"),
+        (packed(time_s=1e300), "time_s of a robot's frame is 1e+300"),
+        (packed(stamps={"x": "now"}), "x of a robot's frame is str; expected seconds"),
+        (packed(stamps={"x": True}), "x of a robot's frame is True"),
+        (packed(stamps={"x": -math.inf}), "x of a robot's frame is -inf"),
+        (packed(time_s=math.inf, stamps={"time_s": 0.0}), "time_s of a robot's frame is inf"),
+        (packed(obs={"x": [1.0]}), "must be names and arrays, got 'x' with list"),
+        (packed(obs={"x": np.float32(1)}), "must be names and arrays, got 'x' with float32"),
+        (packed(obs={b"x": np.zeros(1)}), "must be names and arrays, got \"b'x'\" with ndarray"),
+        (framed({**message(0, 0), "gate": 1, b"gate": 1}), "has an unknown"),
+        (framed([1]), "a message must be a map, got list"),
+        (framed(np.zeros(2)), "a message must be a map, got ndarray"),
     ],
 )
 def test_what_is_no_frame_ends_the_line_and_not_the_loop(line, data, trouble) -> None:
