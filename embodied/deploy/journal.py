@@ -1,7 +1,8 @@
 """The log of a run: every control tick, and all that the policy was shown and said.
 
-A file of messages, each its length and its checksum in four bytes and a msgpack map. What a kill
-leaves unfinished at its end is skipped when it is read; a changed byte anywhere is an error.
+A file that begins with its version. Each row is a msgpack map behind twelve bytes: its length, its
+checksum, and the checksum of these eight bytes. What a kill leaves unfinished at the end is skipped
+when the file is read; a changed byte in what is whole is an error.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from embodied.serve.codec import pack, unpack
 from embodied.serve.runtime import Runtime
 
 MAX_BYTES = 64 * 2**20
-_HEAD = struct.Struct("!II")
+BEGINNING = b"embodied run log 2\n"
+"""Of the file; with the format's version, which rises when rows are laid out in another way."""
+_ROW, _HEAD = struct.Struct("!II"), struct.Struct("!III")
 
 
 class Journal:
@@ -51,6 +54,7 @@ class Journal:
             raise DataError(f"can't write {path}: {error.strerror or error}") from error
         bundle = runtime.bundle.path
         mark = sha256(bundle / MANIFEST)
+        self._file.write(BEGINNING)
         self._write({"kind": "start", "bundle": bundle.name, "sha256": mark, **(setting or {})})
 
     def tick(self, row: dict[str, Any]) -> None:
@@ -78,8 +82,9 @@ class Journal:
 
     def _write(self, row: dict[str, Any]) -> None:
         data = pack(row)
+        head = _ROW.pack(len(data), zlib.crc32(data))
         with self._lock:
-            self._file.write(_HEAD.pack(len(data), zlib.crc32(data)) + data)
+            self._file.write(head + zlib.crc32(head).to_bytes(4) + data)
             self._file.flush()
 
 
@@ -87,19 +92,30 @@ def read_journal(path: str | Path) -> Iterator[dict[str, Any]]:
     """Yields the rows of a log.
 
     Raises:
-      DataError: If it is no log.
+      DataError: If it is no log, one of another version, or damaged.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"can't read {path}: {error.strerror or error}") from error
-    place = 0
+    place = len(BEGINNING)
+    if data[:place] != BEGINNING[: len(data)]:
+        raise DataError(
+            f"{path} is no log of a run, or one of another version; expected it to begin with "
+            f"{BEGINNING.decode().strip()!r}, got {data[:place]!r}. Read an older one with the "
+            "package that wrote it"
+        )
     while place + _HEAD.size <= len(data):
-        size, checksum = _HEAD.unpack_from(data, place)
-        row = data[place + _HEAD.size : place + _HEAD.size + size]
-        if len(row) < size <= MAX_BYTES:
-            return  # the last row, cut by a kill
-        if size > MAX_BYTES or zlib.crc32(row) != checksum:
-            raise DataError(f"{path} is no log of a run, or damaged at byte {place:,}")
+        size, checksum, own = _HEAD.unpack_from(data, place)
+        begin = place + _HEAD.size
+        row = data[begin : begin + size]
+        whole = len(row) == size
+        # A length is taken at its word only if it is the one that was written: another one could
+        # make all that follows look like a row that a kill cut.
+        sound = zlib.crc32(data[place : place + _ROW.size]) == own
+        if not sound or (whole and zlib.crc32(row) != checksum):
+            raise DataError(f"{path} is damaged at byte {place:,}; use a whole copy of it")
+        if not whole:
+            return
         yield unpack(row, MAX_BYTES)
-        place += _HEAD.size + size
+        place = begin + size

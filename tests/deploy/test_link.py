@@ -8,6 +8,8 @@ import socket
 import struct
 import threading
 import time
+import types
+import zlib
 
 import numpy as np
 import pytest
@@ -15,11 +17,12 @@ import pytest
 from embodied.core.errors import DataError
 from embodied.deploy import link as link_module
 from embodied.deploy.drive import drive
-from embodied.deploy.journal import Journal, read_journal
+from embodied.deploy.journal import BEGINNING, Journal, read_journal
 from embodied.deploy.link import RobotLink, receive, send
 from embodied.deploy.replay import replay
 from embodied.deploy.robot import RobotConfig
 from embodied.deploy.worker import Ask, Worker
+from embodied.serve.bundle import MANIFEST
 from embodied.serve.runtime import Runtime
 
 
@@ -220,6 +223,7 @@ def damaged(rows: list[dict], path, change: str) -> None:
     """Writes the log again with one thing changed."""
     journal = object.__new__(Journal)
     journal._file, journal._lock = path.open("xb"), threading.Lock()
+    journal._file.write(BEGINNING)
     left = True
     for row in rows:
         row = dict(row)
@@ -237,7 +241,7 @@ def test_a_log_is_whole_or_refused(run, bundles, tmp_path) -> None:
     (tmp_path / "cut.log").write_bytes(whole[:-3])
     assert len(list(read_journal(tmp_path / "cut.log"))) == count - 1
     (tmp_path / "bad.log").write_bytes(whole[:200] + b"\xff" * 200 + whole[400:])
-    with pytest.raises(DataError, match="no log of a run, or damaged"):
+    with pytest.raises(DataError, match="is damaged at byte"):
         list(read_journal(tmp_path / "bad.log"))
     with pytest.raises(DataError, match="already"):
         Journal(log, Runtime.load(path))
@@ -245,6 +249,49 @@ def test_a_log_is_whole_or_refused(run, bundles, tmp_path) -> None:
         replay(log, Runtime.load(bundles("hcam")[1]))
     with pytest.raises(DataError, match="can't read"):
         list(read_journal(tmp_path / "none.log"))
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A log in the making: a start and three ticks."""
+    (tmp_path / MANIFEST).write_text("{}")
+    bundle = types.SimpleNamespace(path=tmp_path)
+    journal = Journal(tmp_path / "small.log", types.SimpleNamespace(bundle=bundle))
+    for tick in range(3):
+        journal.tick({"tick": tick, "action": np.zeros(7, np.float32)})
+    return journal
+
+
+def test_no_flipped_bit_of_a_log_is_read(small, tmp_path) -> None:
+    """Nor does one make what follows it look like the end of a run that was killed."""
+    small.close()
+    whole, changed = small.path.read_bytes(), tmp_path / "changed.log"
+    assert len(list(read_journal(small.path))) == 4
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        changed.write_bytes(flipped)
+        with pytest.raises(DataError, match=r"is damaged at byte|is no log of a run"):
+            list(read_journal(changed))
+
+
+def test_a_log_that_was_cut_anywhere_is_read_up_to_there(small, tmp_path) -> None:
+    small.close()
+    whole, cut, counts = small.path.read_bytes(), tmp_path / "cut.log", []
+    for size in range(len(whole) + 1):
+        cut.write_bytes(whole[:size])
+        counts.append(len(list(read_journal(cut))))
+    assert counts == sorted(counts) and set(counts) == {0, 1, 2, 3, 4}
+    assert counts[-2:] == [3, 4]
+
+
+def test_a_log_of_another_version_is_refused(tmp_path) -> None:
+    data = link_module.pack({"kind": "start"})
+    first = struct.pack("!II", len(data), zlib.crc32(data)) + data  # without a beginning
+    for old in (first, BEGINNING.replace(b"2", b"3"), b"\0" * 100):
+        (tmp_path / "old.log").write_bytes(old)
+        with pytest.raises(DataError, match="begin with 'embodied run log 2', got"):
+            list(read_journal(tmp_path / "old.log"))
 
 
 def make_ask(obs, tick: int, noise):
