@@ -28,6 +28,9 @@ OWN_KEYS = (
 )  # fmt: skip
 """Keys of a message that are no observations."""
 
+MOST_PROMPT = 4096
+"""Characters of an instruction that a session remembers, whether or not its policy reads one."""
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -171,14 +174,16 @@ class Sessions:
           connection: Name of the session of a message that names none.
 
         Raises:
-          MessageError, SpecMismatch: Saying what was expected; the session stays as it was.
+          MessageError, SpecMismatch, ConfigError: Saying what was expected; the session stays as
+            it was.
         """
         if not isinstance(message, dict):
             raise MessageError(f"a message must be a map, got {type(message).__name__}")
         name = message.get("session", connection)
         if not isinstance(name, str) or not 0 < len(name) <= 200:
             raise MessageError("session: expected a text of 1 to 200 characters")
-        obs = self._observation(message)
+        prompt = _prompt(message)
+        obs = self._observation(message, prompt)
         given, seed, sequence = (_number(message, k) for k in ("time_s", "seed", "sequence"))
         reset, only = (bool(_flag(message, key)) for key in ("reset", "observe_only"))
         keep = self._keep(message)
@@ -196,7 +201,6 @@ class Sessions:
         reset = reset or past.fresh or (given is not None and given < past.time_s)
         idle = self.config.idle_reset_s
         reset = reset or (idle > 0 and now - session.used_s > idle and past.tick > 0)
-        prompt = message.get("prompt", "")
         if prompt and past.prompt not in ("", prompt) and self.config.reset_on_prompt:
             reset = True
         begin = dataclasses.replace(
@@ -265,20 +269,13 @@ class Sessions:
             raise MessageError("keep: a session that is kept needs a name; send session as well")
         return keep
 
-    def _observation(self, message: Mapping[str, Any]) -> Arrays:
+    def _observation(self, message: Mapping[str, Any], prompt: str | None) -> Arrays:
         obs: Arrays = {}
-        if INSTRUCTION in self.spec.observations and "prompt" in message:
-            prompt = message["prompt"]
-            if not isinstance(prompt, str):
-                raise MessageError(f"prompt: expected text, got {type(prompt).__name__}")
+        if INSTRUCTION in self.spec.observations and prompt is not None:
             obs[INSTRUCTION] = encode_instruction(prompt)[None]
         for key, spec in self.spec.observations.items():
             if key in message:
-                value = message[key]
-                if not isinstance(value, np.ndarray):
-                    value = np.asarray(value, spec.dtype) if np.isscalar(value) else value
-                if not isinstance(value, np.ndarray):
-                    raise MessageError(f"{key}: expected an array, got {type(value).__name__}")
+                value = _array(key, message[key], spec.dtype)
                 spec.check(key, value)
                 if value.dtype.kind == "f" and not np.isfinite(value).all():
                     raise MessageError(f"{key}: holds NaN or infinity, which memory must not keep")
@@ -325,6 +322,31 @@ def work(engine: Engine, requests: Sequence[Request]) -> list[np.ndarray | None]
             answer=chunks[row],
         )
     return chunks
+
+
+def _array(key: str, value: Any, dtype: str) -> np.ndarray:
+    """Returns an array of a message, or a number of it as one of the policy's type."""
+    if isinstance(value, np.ndarray):
+        return value
+    if not isinstance(value, (bool, int, float, np.generic)):
+        raise MessageError(f"{key}: expected an array, got {type(value).__name__}")
+    try:
+        return np.asarray(value, dtype)
+    except (ValueError, OverflowError) as error:
+        raise MessageError(f"{key}: {value!r} is no number of {dtype}") from error
+
+
+def _prompt(message: Mapping[str, Any]) -> str | None:
+    prompt = message.get("prompt")
+    if prompt is None:
+        return None
+    if not isinstance(prompt, str):
+        raise MessageError(f"prompt: expected text, got {type(prompt).__name__}")
+    if len(prompt) > MOST_PROMPT:
+        raise MessageError(
+            f"prompt: expected at most {MOST_PROMPT:,} characters, got {len(prompt):,}"
+        )
+    return prompt
 
 
 def _number(message: Mapping[str, Any], key: str) -> float | None:

@@ -185,6 +185,8 @@ def test_errors_have_reasons_and_no_tracebacks(running) -> None:
     with Client(running().uri) as client:
         with pytest.raises(ServerError, match="observation 'pos_m' is missing"):
             client.infer({})
+        with pytest.raises(ServerError, match="pos_m: expected an array, got str"):
+            client.infer({**observation(), "pos_m": "far"})
         assert total(client.infer(observation(1))) == 1
         with pytest.raises(ServerError, match=r"^ws://\S+ internal error; the server's log"):
             client.infer(observation(13))

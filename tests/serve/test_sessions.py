@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 
@@ -135,6 +138,10 @@ def test_sessions_end(clock) -> None:
         ({**observation(), "pos_m": np.zeros(3, np.float32)}, r"expected float32\[2\]"),
         ({**observation(), "pos_m": np.zeros(2)}, "got float64"),
         ({**observation(), "pos_m": [1, 2]}, "pos_m: expected an array, got list"),
+        ({**observation(), "pos_m": "far"}, "pos_m: expected an array, got str"),
+        ({**observation(), "pos_m": b"far"}, "pos_m: expected an array, got bytes"),
+        ({**observation(), INSTRUCTION: math.nan}, "instruction_u8: nan is no number of uint8"),
+        (observation(prompt="x" * 4097), "prompt: expected at most 4,096 characters, got 4,097"),
         ({**observation(), "pos_m": np.full(2, np.nan, np.float32)}, "holds NaN"),
     ],
 )
@@ -145,6 +152,18 @@ def test_what_is_refused_changes_nothing(clock, message, reason) -> None:
         sessions.read(message, "a")
     assert send(sessions, engine, observation(1))[0] == 2
     assert len(sessions) == 1
+
+
+@pytest.mark.parametrize("prompt", [{"a": 1}, np.zeros(3), [], "x" * 4097])
+def test_what_is_no_instruction_is_refused_by_policies_that_read_none_too(clock, prompt) -> None:
+    engine = SumEngine()
+    spec = dataclasses.replace(SPEC, observations={"pos_m": SPEC.observations["pos_m"]})
+    sessions = Sessions(spec, lambda: engine.initial(1), now=clock)
+    message = {"pos_m": np.ones(2, np.float32)}
+    assert sessions.read({**message, "prompt": None}, "a").begin.prompt == ""
+    assert sessions.read({**message, "prompt": "go"}, "b").begin.prompt == "go"
+    with pytest.raises(MessageError, match="prompt: expected"):
+        sessions.read({**message, "prompt": prompt}, "c")
 
 
 def test_one_message_at_a_time(clock) -> None:
