@@ -7,6 +7,7 @@ when the file is read; a changed byte in what is whole is an error.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import threading
 import zlib
@@ -38,7 +39,8 @@ class Journal:
       setting: What else a replay must know: robot, executor, seed.
 
     Raises:
-      DataError: If the file is there, or can't be made.
+      DataError: If the file is there, or can't be made. Every method raises it where the disk is
+        full or the file can't be written any more.
     """
 
     def __init__(
@@ -78,14 +80,25 @@ class Journal:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with self._told():
+            self._file.close()
 
     def _write(self, row: dict[str, Any]) -> None:
         data = pack(row)
         head = _ROW.pack(len(data), zlib.crc32(data))
-        with self._lock:
+        with self._lock, self._told():
             self._file.write(head + zlib.crc32(head).to_bytes(4) + data)
             self._file.flush()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"can't write {self.path}: {error.strerror or error}; rows before are whole. Free "
+                "some space, or choose another log="
+            ) from error
 
 
 def read_journal(path: str | Path) -> Iterator[dict[str, Any]]:

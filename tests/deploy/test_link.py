@@ -294,6 +294,15 @@ def test_a_log_of_another_version_is_refused(tmp_path) -> None:
             list(read_journal(tmp_path / "old.log"))
 
 
+def test_a_full_disk_is_told(small) -> None:
+    small.close()
+    small._file = open("/dev/full", "wb")  # noqa: SIM115
+    for write in (lambda: small.tick({"tick": 3}), small.close):
+        with pytest.raises(DataError, match=r"can't write .*small.log: No space left on device"):
+            write()
+    assert len(list(read_journal(small.path))) == 4
+
+
 def make_ask(obs, tick: int, noise):
     return Ask(tick, 0, obs, 0.4 * tick, tick == 0, tick != 1, noise, tick)
 
