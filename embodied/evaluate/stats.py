@@ -17,6 +17,9 @@ EQUIVALENCE_MARGIN = 0.05
 EQUIVALENCE_MIN_EPISODES = 1000
 """Below this many episodes, equivalence to a ceiling isn't claimed."""
 
+SAME_GAP = 1e-12
+"""Differences of success this close are equal: no two counts of episodes lie closer."""
+
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
     """Returns the regularised incomplete beta function I_x(a, b), to about 1e-13.
@@ -248,10 +251,10 @@ def clustered_paired(
     count, mean = len(gaps), sum(gaps) / len(gaps)
     if count == 1:
         return ClusteredPaired(1, mean, None, None, None, within)
+    if max(gaps) - min(gaps) < SAME_GAP:  # by chance, as counts of few seeds can be
+        return ClusteredPaired(count, mean, None, None, None, within)
     variance = sum((g - mean) ** 2 for g in gaps) / (count - 1)
     error = math.sqrt(variance / count)
-    if error == 0.0:  # equal by chance, as counts of few seeds can be: no spread to judge by
-        return ClusteredPaired(count, mean, None, None, None, within)
     half = student_t_quantile(1 - alpha / 2, count - 1) * error
     p = 2.0 * student_t_sf(abs(mean) / error, count - 1)
     return ClusteredPaired(count, mean, mean - half, mean + half, p, within)

@@ -130,6 +130,9 @@ def test_clustered_comparison_is_a_t_test_over_training_seeds():
     assert same.p_value is None and same.low is None and same.difference == 0.0
     lucky = stats.clustered_paired([([True] * 9, [False] * 9)] * 2)
     assert lucky.p_value is None and lucky.low is None and lucky.difference == 1.0
+    # The mean of three tenths is not a tenth to the last bit.
+    tenth = stats.clustered_paired([([True] + [False] * 9, [False] * 10)] * 3)
+    assert tenth.p_value is None and tenth.low is None and tenth.difference == pytest.approx(0.1)
 
 
 def test_memory_score():
