@@ -44,7 +44,7 @@ class EpisodeResult:
       observations: Observation ticks, that is memory ticks.
       state_bytes: Memory allocated for one row.
       row: Batch row it ran in; a replay uses the same.
-      intervene: ``none``, ``swapped``, ``erased`` or ``frozen``.
+      intervene: One of `INTERVENTIONS`.
       intervened: Whether the episode got as far as the intervention; None without one.
       donor_cue: Cue of the swapped-in memory's episode; None without a swap.
       followed: Whether the commit is what the donor's cue demands; None without a swap.

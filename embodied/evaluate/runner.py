@@ -84,7 +84,7 @@ def run(
       rows: The batch row of each episode; by default its index modulo B.
       n_cues: Number of cue values; needed for swapping.
       executor: How answers become control actions; by default the prefix of chunks, or keyframes.
-      intervene: ``none``, ``swapped``, ``erased`` or ``frozen``.
+      intervene: One of `results.INTERVENTIONS`.
       device: Where the policy is; by default where its weights are.
       capacity: Memory slots instead of the policy's own number.
       clock: What memory is told as time; see `EvaluateConfig`.
