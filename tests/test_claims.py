@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from embodied.claims import index, publish
-from embodied.claims.verify import verify_claim
+from embodied.claims.verify import Comparison, Verification, verify_claim
 from embodied.core.errors import CheckpointError, ConfigError, DataError
 from embodied.evaluate.results import EpisodeResult, read_episodes, write_episodes
 
@@ -156,6 +156,23 @@ def test_another_processor_is_told(published):
     write_episodes(root / row["id"] / "episodes.jsonl", rows)
     result = verify_claim(row["id"], 2, root=root)
     assert result.exit_code == 0 and "another cpu" in result.text()
+
+
+@pytest.mark.parametrize(
+    ("same_processor", "differing", "exit_code"),
+    [(True, 0, 0), (True, 1, 1), (False, 1, 0), (False, 2, 0), (False, 3, 1)],
+)
+def test_how_many_outcomes_may_differ(same_processor, differing, exit_code):
+    """Of ten replayed, what `verify` takes by default; P(X >= 2) = 8.6 %, P(X >= 3) = 1.2 %."""
+    row = EpisodeResult("color", "easy", 5, 0, True, True, "a", "", 9, 1.0, 0.0, 3, 8, 0)
+    changed = {"success": (True, False)}
+    found = [Comparison(row, row, changed if i < differing else {}) for i in range(10)]
+    result = Verification("memory_vla-a", tuple(found), same_processor, "a cpu")
+    assert result.exit_code == exit_code
+    text = result.text()
+    assert f"{10 - differing} of 10 replayed episodes are as published" in text
+    assert text.count("success True -> False") == differing
+    assert ("more than 2 of 10 are improbable" in text) != same_processor
 
 
 @pytest.mark.sim

@@ -2,13 +2,13 @@
 
 On the processor type that published the claim every outcome must be equal, the episode's
 length included. Another type rounds differently, and contacts amplify the last bit: there the
-length is not compared and 5 % of the outcomes may differ, which is said.
+length is not compared, and an outcome may differ with a chance of 5 %. More differing outcomes
+than that chance explains, by an exact binomial test at 5 %, fail; what is allowed is said.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,14 @@ from embodied.core.errors import CheckpointError, DataError
 from embodied.core.files import read_json
 from embodied.evaluate import api, provenance
 from embodied.evaluate.results import EpisodeResult, read_episodes
+from embodied.evaluate.stats import binomial_sf
 from embodied.train.checkpoint import MODEL_FILE, LoadedPolicy, load
 
 ALLOWED_ELSEWHERE = 0.05
+"""Chance that an outcome differs on another processor."""
+
+SIGNIFICANCE = 0.05
+"""As many differing outcomes or more, if less probable than this at that chance, fail."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +70,9 @@ class Verification:
     @property
     def allowed(self) -> int:
         """How many may differ here."""
-        share = 0.0 if self.same_processor else ALLOWED_ELSEWHERE
-        return math.floor(share * len(self.comparisons))
+        total = 0 if self.same_processor else len(self.comparisons)
+        chances = [binomial_sf(k, total, ALLOWED_ELSEWHERE) for k in range(1, total + 1)]
+        return sum(chance >= SIGNIFICANCE for chance in chances)
 
     @property
     def exit_code(self) -> int:
@@ -82,9 +88,9 @@ class Verification:
             lines.append(f"  {c.published.task} seed {c.published.seed}: {what}")
         if not self.same_processor:
             lines.append(
-                f"published on another processor ({self.published_on}): lengths are not compared "
-                f"and {100 * ALLOWED_ELSEWHERE:g} % of the outcomes ({self.allowed} of {total}) "
-                "may differ; more episodes measure the share better"
+                f"published on another processor ({self.published_on}): lengths are not compared, "
+                f"and an outcome may differ with a chance of {100 * ALLOWED_ELSEWHERE:g} %: more "
+                f"than {self.allowed} of {total} are improbable; more episodes tell better"
             )
         lines.append("verified" if self.exit_code == 0 else "NOT verified")
         return "\n".join(lines)
