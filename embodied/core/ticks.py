@@ -14,6 +14,9 @@ from embodied.core.errors import ConfigError
 PERIOD = "period"
 DECISION = "decision"
 
+GATES = 8
+"""More gates than an episode has; each restarts the grid, and so adds at most one observation."""
+
 
 def period_ticks(observe_period_s: float, control_hz: float) -> int:
     """Returns the observation period in control ticks; refuses one that does not divide.
@@ -29,6 +32,16 @@ def period_ticks(observe_period_s: float, control_hz: float) -> int:
             f"expected a whole number >= 1. Use a multiple of {1 / control_hz:g} s"
         )
     return whole
+
+
+def most_observations(horizon: int, period: int) -> int:
+    """Returns a bound on the observation ticks of an episode that observes by period.
+
+    Args:
+      horizon: Most control ticks of an episode.
+      period: Observation period in control ticks.
+    """
+    return min(horizon, horizon // period + GATES)
 
 
 def advance(

@@ -427,8 +427,7 @@ def _longest(store: EpisodeStore) -> int:
     if settings["observe_on"] != ticks.PERIOD:
         return 2 * seen  # decisions are not bounded by time; failed keyframes add some
     period = ticks.period_ticks(settings["observe_period_s"], settings["control_hz"])
-    # Each gate restarts the grid and so adds at most one tick; a task has a handful of gates.
-    return max(seen, store.manifest.horizon // period + 8)
+    return max(seen, ticks.most_observations(store.manifest.horizon, period))
 
 
 def _free_memory_bytes() -> int:

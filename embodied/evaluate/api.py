@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import os
 import shlex
 import shutil
@@ -23,6 +22,7 @@ import torch
 
 from embodied import __version__, registry
 from embodied.config import from_plain, to_plain
+from embodied.core import ticks
 from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import write_json
 from embodied.core.rng import EVAL_SEED_START
@@ -400,13 +400,17 @@ def _directory(config: EvaluateConfig, loaded: LoadedPolicy) -> Path:
 
 
 def _check_horizon(loaded: LoadedPolicy, horizon_s: float, capacity: int) -> None:
-    """Lets memories that must hold a whole episode refuse one that is too long for them."""
+    """Lets memories that must hold a whole episode refuse one that is too long for them.
+
+    No time bounds decisions: a policy that observes at those is not refused.
+    """
+    spec = loaded.policy.spec
     check = getattr(getattr(loaded.policy, "memory", None), "check_horizon", None)
-    if check is not None:
-        gates = 2
-        ticks = math.ceil(horizon_s / loaded.policy.spec.observe_period_s) + 1 + gates
+    if check is not None and spec.observe_on == ticks.PERIOD:
+        horizon = round(horizon_s * spec.control_hz)
+        period = ticks.period_ticks(spec.observe_period_s, spec.control_hz)
         state = loaded.policy.memory.initial(1, capacity or None)
-        check(ticks, state)
+        check(ticks.most_observations(horizon, period), state)
 
 
 def command(config: EvaluateConfig) -> str:
