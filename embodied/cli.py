@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             return _run(words)
     except EmbodiedError as error:
-        print(f"embodied: {error}", file=sys.stderr)
+        print(f"embodied: {error}{_notes(error)}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("embodied: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"embodied: interrupted{_notes(error)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader (head, less) has gone; keep the interpreter's shutdown quiet too.
@@ -58,8 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in _MACHINE:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"embodied: {place}{error.strerror}; {_MACHINE[error.errno]}", file=sys.stderr)
+        said = f"{place}{error.strerror}; {_MACHINE[error.errno]}{_notes(error)}"
+        print(f"embodied: {said}", file=sys.stderr)
         return EmbodiedError.exit_code
+
+
+def _notes(error: BaseException) -> str:
+    """Returns what was added to an error on its way, to follow its message."""
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 
 def overview() -> str:

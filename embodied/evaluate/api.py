@@ -2,19 +2,16 @@
 
 The directory holds ``results.json`` (a row for each task and intervention), ``episodes.jsonl``
 (a row an episode), ``report.md``, ``report.html`` and ``videos/``. It appears whole or not at
-all: everything is written under a temporary name that is renamed at the end.
+all; see :mod:`embodied.evaluate.place`. Whatever can be refused is refused before the first
+episode, and finished episodes are kept whatever comes after.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import shlex
-import shutil
 import time
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +20,11 @@ import torch
 from embodied import __version__, registry
 from embodied.config import from_plain, to_plain
 from embodied.core import ticks
-from embodied.core.errors import ConfigError, DataError
+from embodied.core.errors import ConfigError
 from embodied.core.files import write_json
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig, file_name
-from embodied.evaluate import inspection, latency, provenance, remote, report, video
+from embodied.evaluate import inspection, latency, place, provenance, remote, report, twins, video
 from embodied.evaluate.config import EvaluateConfig
 from embodied.evaluate.executors import resolved
 from embodied.evaluate.interventions import check_intervention
@@ -39,14 +36,15 @@ from embodied.evaluate.results import (
     RESULTS,
     TWIN_EPISODES,
     EpisodeResult,
-    read_episodes,
-    read_results,
     write_episodes,
 )
-from embodied.evaluate.runner import closing, run
+from embodied.evaluate.runner import closing, fitted, run
 from embodied.evaluate.summary import compare_with_twin, summarise
-from embodied.serve.client import is_uri
+from embodied.evaluate.twins import StoredTwin
 from embodied.train.checkpoint import LoadedPolicy
+
+FILES = {"policy": EPISODES, "twin": TWIN_EPISODES}
+"""Role -> file of its episodes."""
 
 
 def evaluate(source: str | Path, **options: Any) -> Path:
@@ -69,29 +67,24 @@ def run_evaluation(config: EvaluateConfig) -> Path:
       CheckpointError: If a checkpoint can't be loaded.
     """
     torch.set_num_threads(config.threads)
-    with remote.opened(config, config.source) as loaded, _opened_twin(config) as twin:
+    with remote.opened(config, config.source) as loaded, twins.opened(config) as twin:
         executor = resolved(config.executor, loaded.policy.spec)
         return _evaluate(dataclasses.replace(config, executor=executor), loaded, twin)
 
 
 def _evaluate(
-    config: EvaluateConfig, loaded: LoadedPolicy, twin: LoadedPolicy | Path | None
+    config: EvaluateConfig, loaded: LoadedPolicy, twin: LoadedPolicy | StoredTwin | None
 ) -> Path:
-    out = _directory(config, loaded)
-    tasks = settings(config, loaded)  # names and seeds are checked before anything is written
+    out = place.free(config, loaded)
+    tasks = settings(config, loaded)  # all is checked before anything is written
     check_fresh_seeds(loaded, config.seed_start, max(config.episodes, config.intervene_episodes))
-    scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        scratch.mkdir(parents=True)
+    _check_twin(config, twin, tasks)
+    with place.scratch(out) as scratch:
         results = _measure(config, loaded, twin, tasks, scratch)
-        write_json(scratch / RESULTS, results)
-        report.write(scratch, results)
-        os.replace(scratch, out)
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return out
+        with place.writing(scratch):
+            write_json(scratch / RESULTS, results)
+            report.write(scratch, results)
+        return place.settle(scratch, out, config, loaded)
 
 
 @dataclasses.dataclass
@@ -105,6 +98,20 @@ class Setting:
     ceiling: float
     n_cues: int
     expert: float | None
+
+    def fields(self) -> dict[str, Any]:
+        """Returns it as the fields of a result row, those of `twins.SETTING` among them."""
+        env = self.env
+        return {
+            "task": self.task,
+            "level": self.level,
+            "knobs": to_plain(self.knobs),
+            "control": env.control,
+            "visuals": env.visuals,
+            "observation": env.observation,
+            "cameras": list(env.cameras),
+            "image_size": env.image_size,
+        }
 
 
 def settings(config: EvaluateConfig, loaded: LoadedPolicy) -> list[Setting]:
@@ -162,6 +169,32 @@ def check_fresh_seeds(loaded: LoadedPolicy, first: int, count: int) -> None:
         )
 
 
+def _check_twin(
+    config: EvaluateConfig, twin: LoadedPolicy | StoredTwin | None, tasks: Sequence[Setting]
+) -> None:
+    """Refuses a twin that can't be evaluated on all tasks, or compared with.
+
+    Raises:
+      ConfigError, SpecMismatch: Saying what doesn't fit.
+    """
+    if isinstance(twin, LoadedPolicy):
+        check_fresh_seeds(twin, config.seed_start, config.episodes)
+        one = dataclasses.replace(config, batch=1, workers=0)
+        for setting in tasks:
+            with closing(make_vec(one, setting)) as vector:
+                _check_server(twin, vector)
+                fitted(twin.policy, vector, config.executor)
+    elif twin is not None:
+        seeds = range(config.seed_start, config.seed_start + config.episodes)
+        for setting in tasks:
+            twin.check(setting.fields(), seeds)
+
+
+def _check_server(loaded: LoadedPolicy, vector: Any) -> None:
+    if isinstance(loaded.policy, remote.RemotePolicy):
+        loaded.policy.check_environment(vector)
+
+
 def make_vec(config: EvaluateConfig, setting: Setting) -> Any:
     """Returns the vector environment of one task, to be closed by the caller."""
     return registry.make_vec(
@@ -189,8 +222,7 @@ def run_episodes(
     inspector: inspection.MemoryInspector | None = None,
 ) -> list[EpisodeResult]:
     """Runs episodes of one task as an evaluation does; see :func:`runner.run`."""
-    if isinstance(loaded.policy, remote.RemotePolicy):
-        loaded.policy.check_environment(vector)
+    _check_server(loaded, vector)
     return run(
         loaded.policy,
         vector,
@@ -228,39 +260,38 @@ def replay(
 def _measure(
     config: EvaluateConfig,
     loaded: LoadedPolicy,
-    twin: LoadedPolicy | Path | None,
+    twin: LoadedPolicy | StoredTwin | None,
     tasks: list[Setting],
     scratch: Path,
 ) -> dict[str, Any]:
     """Runs everything, writes episodes and pictures, returns the content of results.json."""
-    rows, episodes, twin_episodes, step_ms = [], [], [], None
-    stored = read_episodes(twin / EPISODES) if isinstance(twin, Path) else []
+    rows, step_ms, finished = [], None, _Finished(scratch)
+    # Now: a training that goes on deletes its older checkpoints.
+    networks = {
+        "policy": provenance.describe(loaded),
+        "twin": provenance.describe(twin) if isinstance(twin, LoadedPolicy) else None,
+    }
     for setting in tasks:
         with closing(make_vec(config, setting)) as vector:
-            first, done = len(rows), len(episodes)
+            first, before = len(rows), len(finished.episodes["policy"])
             for kind in config.intervene:
-                row, own = _row(config, loaded, setting, vector, kind, scratch, "policy")
+                row, own = _row(config, loaded, setting, vector, kind, finished, "policy")
                 rows.append(row)
-                episodes += own
                 if kind != NONE or twin is None:
                     continue
                 if isinstance(twin, LoadedPolicy):
-                    other, theirs = _row(config, twin, setting, vector, kind, scratch, "twin")
+                    other, theirs = _row(config, twin, setting, vector, kind, finished, "twin")
                     rows.append(other)
                 else:
-                    same = (setting.task, setting.level, NONE)
-                    theirs = [e for e in stored if (e.task, e.level, e.intervene) == same]
-                twin_episodes += theirs
+                    theirs = twin.of(setting.task, setting.level)
+                    finished.add("twin", theirs)
                 row["twin"] = compare_with_twin(own, theirs, setting.ceiling)
             if setting is tasks[0]:
                 seen, _ = vector.reset(seed=config.seed_start)
                 step_ms = latency.step_ms(loaded.policy, seen, config.capacity or None)
             if config.process:
                 plain = next(row for row in rows[first:] if row["intervene"] == NONE)
-                plain["process"] = process_rates(episodes[done:])
-    write_episodes(scratch / EPISODES, episodes)
-    if twin_episodes:
-        write_episodes(scratch / TWIN_EPISODES, twin_episodes)
+                plain["process"] = process_rates(finished.episodes["policy"][before:])
     return {
         "format_version": FORMAT_VERSION,
         "created_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -269,10 +300,22 @@ def _measure(
         "command": command(config),
         "config": _shown(config),
         "machine": provenance.machine(config.device),
-        "policy": {**provenance.describe(loaded), "step_ms": step_ms},
-        "twin": provenance.describe(twin) if isinstance(twin, LoadedPolicy) else None,
+        "policy": {**networks["policy"], "step_ms": step_ms},
+        "twin": networks["twin"],
         "rows": rows,
     }
+
+
+class _Finished:
+    """Episodes as they are finished, written at once so that no later error loses them."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self.episodes: dict[str, list[EpisodeResult]] = {role: [] for role in FILES}
+
+    def add(self, role: str, episodes: Sequence[EpisodeResult]) -> None:
+        self.episodes[role] += episodes
+        write_episodes(self.scratch / FILES[role], self.episodes[role])
 
 
 def _row(
@@ -281,13 +324,12 @@ def _row(
     setting: Setting,
     vector: Any,
     kind: str,
-    scratch: Path,
+    finished: _Finished,
     role: str,
 ) -> tuple[dict[str, Any], list[EpisodeResult]]:
     """Evaluates one policy on one task under one intervention."""
     meta = loaded.meta
     count = config.episodes if kind == NONE else config.intervene_episodes or config.episodes
-    check_fresh_seeds(loaded, config.seed_start, count)
     seeds = list(range(config.seed_start, config.seed_start + count))
     memory = str(meta.config.get("memory", ""))
     title = f"{meta.policy}, memory: {memory}" if memory else meta.policy
@@ -301,23 +343,18 @@ def _row(
         config, loaded, setting, vector, kind, seeds, recorder=recorder, inspector=inspector
     )
     wall_s = time.monotonic() - began
-    stem = f"{file_name(setting.task)}-{setting.level}-{role}-{kind}"
-    pictures = _pictures(scratch, stem, recorder) if config.videos else {}
-    if inspector is not None:
-        pictures["inspection"] = _inspections(scratch, stem, inspector, recorder, seeds)
+    finished.add(role, episodes)
+    scratch, stem = finished.scratch, f"{file_name(setting.task)}-{setting.level}-{role}-{kind}"
+    with place.writing(scratch):
+        pictures = _pictures(scratch, stem, recorder) if config.videos else {}
+        if inspector is not None:
+            pictures["inspection"] = _inspections(scratch, stem, inspector, recorder, seeds)
     return {
         "role": role,
-        "task": setting.task,
-        "level": setting.level,
-        "knobs": setting.knobs,
+        **setting.fields(),
         "policy": meta.policy,
         "memory": memory,
         "intervene": kind,
-        "control": setting.env.control,
-        "visuals": setting.env.visuals,
-        "observation": setting.env.observation,
-        "cameras": list(setting.env.cameras),
-        "image_size": setting.env.image_size,
         "train_seed": meta.train.get("seed"),
         "privileged": provenance.privileged(loaded),
         "eval_seeds": [seeds[0], seeds[-1]],
@@ -359,44 +396,6 @@ def _inspections(
         name, filmed = f"{stem}-{seeds[index]}", recorder.recordings[index]
         files += inspection.write_inspection(scratch / "inspection", name, found, filmed)
     return [str(file.relative_to(scratch)) for file in files]
-
-
-@contextlib.contextmanager
-def _opened_twin(config: EvaluateConfig) -> Iterator[LoadedPolicy | Path | None]:
-    if not config.twin:
-        yield None
-        return
-    path = Path(config.twin)
-    if is_uri(config.twin) or not (path / RESULTS).exists():
-        with remote.opened(config, config.twin) as loaded:
-            yield loaded
-        return
-    results = read_results(path)
-    memories = {row["memory"] for row in results["rows"] if row["role"] == "policy"}
-    if memories != {"none"}:
-        raise ConfigError(
-            f"twin={path} was evaluated with memory {sorted(memories)}; a twin has memory=none"
-        )
-    yield path
-
-
-def _directory(config: EvaluateConfig, loaded: LoadedPolicy) -> Path:
-    """Returns the directory to make: `out`, which must be free, or a free name."""
-    if config.out:
-        out = Path(config.out)
-        if out.exists():
-            raise ConfigError(f"{out} already exists; choose another out= or remove it")
-        return out
-    inside_run = loaded.path.parent.name == "checkpoints"
-    parent = loaded.path.parent.parent / "eval" if inside_run else Path("eval")
-    levels = dict.fromkeys(lev for _, lev in loaded.meta.trained_on())
-    name = "-".join([config.level or "-".join(levels), *config.intervene, str(config.episodes)])
-    out = parent / name
-    number = 2
-    while out.exists():
-        out = parent / f"{name}-{number}"
-        number += 1
-    return out
 
 
 def _check_horizon(loaded: LoadedPolicy, horizon_s: float, capacity: int) -> None:

@@ -28,7 +28,7 @@ from embodied.core.policy import Policy, state_nbytes, take_rows
 from embodied.core.specs import check_observations
 from embodied.core.ticks import PERIOD, advance, period_ticks
 from embodied.evaluate.config import CALLS, EPISODE
-from embodied.evaluate.executors import ExecutorConfig, build_executor
+from embodied.evaluate.executors import Executor, ExecutorConfig, build_executor
 from embodied.evaluate.inspection import MemoryInspector
 from embodied.evaluate.interventions import (
     MemoryIntervention,
@@ -137,6 +137,22 @@ def run(
     return [results[index] for index in range(len(seeds))]
 
 
+def fitted(policy: Policy, vec_env: Any, config: ExecutorConfig) -> Executor:
+    """Returns the executor of a policy's answers in an environment that it can read.
+
+    Raises:
+      SpecMismatch: If the env does not give what the policy reads.
+      ConfigError: If the policy's actions don't fit the executor.
+    """
+    check_observations(
+        policy.spec.observations,
+        vec_env.observation_specs,
+        needs="the policy",
+        gives="the environment",
+    )
+    return build_executor(config, policy.spec, vec_env.num_envs)
+
+
 class _Loop:
     """The state of one run: arrays of length B, advanced by `episodes`."""
 
@@ -150,17 +166,11 @@ class _Loop:
     ) -> None:
         self.policy, self.spec, self.env, self.queues = policy, policy.spec, vec_env, queues
         self.batch = vec_env.num_envs
-        check_observations(
-            self.spec.observations,
-            vec_env.observation_specs,
-            needs="the policy",
-            gives="the environment",
-        )
         self.reads_images = any(key.endswith("_image_u8") for key in self.spec.observations)
         self.period = 1
         if self.spec.observe_on == PERIOD:
             self.period = period_ticks(self.spec.observe_period_s, self.spec.control_hz)
-        self.executor = build_executor(executor, self.spec, self.batch)
+        self.executor = fitted(policy, vec_env, executor)
         self.intervention = MemoryIntervention(intervene, self.batch)
         self.labels: dict[str, Any] = {}
         self.n_cues: int | None = None

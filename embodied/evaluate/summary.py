@@ -111,8 +111,8 @@ def compare_with_twin(
     Raises:
       DataError: If they share no seed, or a seed's cue differs between them.
     """
-    own = {e.seed: e for e in episodes}
-    pairs = [(own[e.seed], e) for e in twin if e.seed in own]
+    own = {(e.task, e.level, e.seed): e for e in episodes}
+    pairs = [(own[key], e) for e in twin if (key := (e.task, e.level, e.seed)) in own]
     if not pairs:
         raise DataError(
             "the policy and its twin have no evaluation seed in common, so they can't be paired; "

@@ -23,10 +23,15 @@ def memory_vla(memory, specs, **options):
     return registry.policy_class("memory_vla")(config, interface).eval()
 
 
-def untrained(run: Path, memory: str, seed: int = 7, **options) -> Path:
-    """Writes a run directory with one checkpoint for RememberColor from `state`."""
+def untrained(
+    run: Path, memory: str, seed: int = 7, data_seeds=(0, 1999), also=None, **options
+) -> Path:
+    """Writes a run directory with one checkpoint for RememberColor from `state`.
+
+    `also` offers it further observations, which the task does not give.
+    """
     vector = registry.make_vec("remember_color", "easy", STATE, 1)
-    specs = vector.observation_specs
+    specs = {**vector.observation_specs, **(also or {})}
     vector.close()
     torch.manual_seed(seed)
     policy = memory_vla(memory, specs, trunk="entities", **options)
@@ -38,7 +43,7 @@ def untrained(run: Path, memory: str, seed: int = 7, **options) -> Path:
         tasks=["remember_color"],
         level="easy",
         env=to_plain(STATE),
-        train={"seed": seed, "data_seeds": [0, 1999]},
+        train={"seed": seed, "data_seeds": list(data_seeds)},
         package_version="0",
     )
     checkpoint.write_policy(run / "checkpoints" / "00000001", meta, policy.state_dict())

@@ -71,6 +71,9 @@ def test_twin_comparison(episodes, twin):
     shifted = [dataclasses.replace(e, seed=e.seed + 10) for e in twin]
     with pytest.raises(DataError, match="another cue"):
         compare_with_twin(episodes, shifted, 1 / 3)
+    far = [dataclasses.replace(e, level="hard") for e in twin]
+    with pytest.raises(DataError, match="no evaluation seed in common"):
+        compare_with_twin(episodes, far, 1 / 3)
     far = [dataclasses.replace(e, seed=e.seed + 1000) for e in twin]
     with pytest.raises(DataError, match="in common"):
         compare_with_twin(episodes, far, 1 / 3)
