@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from embodied.claims import report
 from embodied.claims.index import (
     CHECKPOINT,
     EPISODES,
@@ -23,7 +24,6 @@ from embodied.claims.index import (
 from embodied.config import load_yaml, save_yaml
 from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import read_json, sha256, write_atomic, write_json
-from embodied.evaluate import stats
 from embodied.evaluate.provenance import shown
 from embodied.evaluate.results import (
     NONE,
@@ -264,7 +264,7 @@ def _publish(
             name = f"init-{number}.yaml" if number else "config.yaml"
             save_yaml(scratch / name, _shown_places(load_yaml(config)))
         row["checkpoint"] = _ship(checkpoint, sources, role, row["id"], scratch, root)
-        write_atomic(scratch / "report.md", _report(row, episodes, swaps, root))
+        write_atomic(scratch / "report.md", report.text(row, scratch, root))
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(scratch, folder)
@@ -334,82 +334,3 @@ def _shown_places(train: dict[str, Any]) -> dict[str, Any]:
     if train.get("data"):
         places["data"] = [shown(Path(path)) for path in train["data"]]
     return {**train, **places}
-
-
-def _report(
-    row: dict[str, Any],
-    episodes: Sequence[EpisodeResult],
-    swaps: Sequence[EpisodeResult],
-    root: Path,
-) -> str:
-    from embodied.report.text import interval, number, percent
-
-    lines = [f"# {row['id']}", ""]
-    lines.append(
-        f"{row['policy']} with memory {row['memory']} on {row['task']} ({row['level']}, "
-        f"{row['observation']}, control {row['control']}, visuals {row['visuals']}): "
-        f"**{percent(row['success'])}** ({interval(row['low'], row['high'])}, n = {row['n']}), "
-        f"ceiling without memory {percent(row['ceiling'])}, expert {percent(row['expert'])}, "
-        f"M = {number(row['score'])}, commits in {percent(row['commit_rate'])}."
-    )
-    lines += [
-        "",
-        "| training seed | success | 95 % interval | commits | n |",
-        "|---|---|---|---|---|",
-    ]
-    for seed in row["train_seeds"]:
-        own = [e for e in episodes if e.train_seed == seed]
-        wins = sum(e.success for e in own)
-        commits = sum(e.committed for e in own) / len(own)
-        lines.append(
-            f"| {seed} | {percent(wins / len(own))} | {interval(*stats.wilson(wins, len(own)))} | "
-            f"{percent(commits)} | {len(own)} |"
-        )
-    lines.append("")
-    if swaps:
-        swap = swap_summary(swaps)
-        lines += [
-            f"Swapped memory followed in {swap['followed']} of {swap['swapped']} episodes "
-            f"({percent(swap['swap_followed'])}, {interval(swap['swap_low'], swap['swap_high'])}).",
-            "",
-        ]
-    if row["memory"] == NONE:
-        wins = round(row["success"] * row["n"])
-        lines += [f"Memoryless: {stats.equivalence(wins, row['n'], row['ceiling']).verdict}.", ""]
-    if row["twin"] is not None:
-        lines += [_twin_lines(row, episodes, root), ""]
-    lines += [f"Command: `{row['command']}`", f"Replay: `embodied verify {row['id']}`", ""]
-    return "\n".join(lines)
-
-
-def _twin_lines(row: dict[str, Any], episodes: Sequence[EpisodeResult], root: Path) -> str:
-    """Compares with the twin's claim, the training seed as the unit that repeats.
-
-    Each training seed of the policy is paired with the twin of equal training seed, or with
-    the first twin where there are fewer of them.
-    """
-    twin = find_claim(row["twin"], root)
-    rows = read_episodes(root / row["twin"] / EPISODES)
-    pairs = []
-    for seed in row["train_seeds"]:
-        partner = seed if seed in twin["train_seeds"] else twin["train_seeds"][0]
-        theirs = {(e.task, e.seed): e.success for e in rows if e.train_seed == partner}
-        own = [e for e in episodes if e.train_seed == seed and (e.task, e.seed) in theirs]
-        if not own:
-            raise DataError(f"claim {row['twin']!r} has no evaluation seed in common")
-        pairs.append(([e.success for e in own], [theirs[e.task, e.seed] for e in own]))
-    result = stats.clustered_paired(pairs)
-    worst = max(w.p_value for w in result.within)
-    text = (
-        f"Twin `{twin['id']}`: {100 * twin['success']:.1f} %. Paired on common seeds the "
-        f"difference is {100 * result.difference:+.1f} points; exact McNemar p <= {worst:.2g} "
-        f"for each of {result.clusters} training seed(s)."
-    )
-    if result.low is not None:
-        text += (
-            f" Over training seeds: {100 * result.low:+.1f} to {100 * result.high:+.1f} points "
-            f"(t-test, p = {result.p_value:.2g}; {len(twin['train_seeds'])} twin(s))."
-        )
-    elif result.clusters > 1:
-        text += " All training seeds happen to differ by the same, which no t-test can judge."
-    return text

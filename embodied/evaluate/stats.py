@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from embodied.core.errors import DataError
 from embodied.core.proportion import check_count, wilson
@@ -155,6 +155,56 @@ def equivalence(successes: int, n: int, ceiling: float, alpha: float = 0.05) -> 
         verdict = f"equivalence to {band} not shown; the interval {holds} the ceiling"
     p_exact = binomial_test(successes, n, ceiling)
     return Equivalence(ceiling, margin, p_low, p_high, equivalent, contains, p_exact, verdict)
+
+
+@dataclasses.dataclass(frozen=True)
+class JointEquivalence:
+    """Whether the success rates of several tasks are all equivalent to their ceilings.
+
+    Attributes:
+      p_value: The largest p-value among the tasks' one-sided tests.
+      worst: The task it is of.
+      equivalent: Every task is by itself.
+      verdict: Words that claim no more than the numbers allow.
+    """
+
+    p_value: float
+    worst: str
+    equivalent: bool
+    verdict: str
+
+
+def joint_equivalence(
+    counts: Mapping[str, tuple[int, int, float]], alpha: float = 0.05
+) -> JointEquivalence:
+    """Tests that every task is equivalent to its own ceiling, by the intersection-union test.
+
+    In a mean over tasks deviations cancel. All are equivalent at level `alpha` where each is by
+    itself, so the largest p-value counts and none has to be corrected.
+
+    Args:
+      counts: Task -> (successes, episodes, ceiling).
+      alpha: Level of each one-sided test.
+
+    Source: Berger 1982, Technometrics 24.
+    """
+    found = {task: equivalence(*count, alpha) for task, count in counts.items()}
+    worst = max(found, key=lambda task: max(found[task].p_low, found[task].p_high))
+    p_value = max(found[worst].p_low, found[worst].p_high)
+    equivalent = all(e.equivalent for e in found.values())
+    told = f"largest p of a task's two one-sided tests = {p_value:.2g}, {worst}"
+    if equivalent:
+        verdict = f"equivalent to the ceiling in all {len(found)} tasks ({told})"
+    else:
+        least = min(n for _, n, _ in counts.values())
+        if least < EQUIVALENCE_MIN_EPISODES:
+            told += f"; claimed from {EQUIVALENCE_MIN_EPISODES} episodes a task on, here {least}"
+        held = sum(e.contains for e in found.values())
+        verdict = (
+            f"equivalence to the ceiling not shown for all {len(found)} tasks ({told}); "
+            f"the interval contains the ceiling in {held} of them"
+        )
+    return JointEquivalence(p_value, worst, equivalent, verdict)
 
 
 def equivalence_power(n: int, ceiling: float, alpha: float = 0.05) -> float:

@@ -91,6 +91,23 @@ def test_a_ceiling_of_one_is_reached_or_missed_from_below():
     assert stats.equivalence_power(20, 1.0) == 0.0
 
 
+def test_deviations_that_cancel_in_a_mean_are_seen():
+    """Two tasks 8 points above and below their ceiling: the mean alone would pass."""
+    assert stats.equivalence(416 + 584, 2000, 0.5).equivalent
+    apart = stats.joint_equivalence({"above": (584, 1000, 0.5), "below": (416, 1000, 0.5)})
+    assert not apart.equivalent and apart.p_value > 0.9
+    assert "not shown for all 2 tasks" in apart.verdict and "contains the ceiling in 0" in (
+        apart.verdict
+    )
+    counts = {"a": (500, 1000, 0.5), "b": (345, 1000, 1 / 3)}
+    both = stats.joint_equivalence(counts)
+    b = stats.equivalence(*counts["b"])
+    assert both.equivalent and both.worst == "b" and both.p_value == max(b.p_low, b.p_high)
+    assert "equivalent to the ceiling in all 2 tasks" in both.verdict
+    few = stats.joint_equivalence({"a": (500, 1000, 0.5), "b": (0, 200, 0.01)})
+    assert not few.equivalent and "from 1000 episodes a task on, here 200" in few.verdict
+
+
 def test_equivalence_power():
     power = stats.equivalence_power(1000, 1 / 3)
     expected = sum(
