@@ -232,6 +232,7 @@ def test_a_claim_of_several_levels(tmp_path):
         "format_version": 1,
         "rows": [row, hard],
         "policy": {"train": {"seed": 0}, "sha256": "0"},
+        "config": {"source": "run"},
         "command": "c",
         "commit": "d",
     }

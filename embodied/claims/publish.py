@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,15 @@ from embodied.claims.index import (
     read_index,
     results_root,
 )
-from embodied.config import load_yaml, save_yaml
+from embodied.config import from_plain, load_yaml, save_yaml, to_plain
 from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import read_json, sha256, write_atomic, write_json
+from embodied.data.manifest import directory_lock, settings_difference
+from embodied.evaluate.config import EvaluateConfig
 from embodied.evaluate.provenance import shown
 from embodied.evaluate.results import (
     NONE,
+    RESULTS,
     SWAPPED,
     EpisodeResult,
     read_episodes,
@@ -34,16 +38,21 @@ from embodied.evaluate.results import (
     write_episodes,
 )
 from embodied.evaluate.summary import summarise, swap_summary
+from embodied.evaluate.twins import MEMORYLESS, check_memoryless, check_setting
 from embodied.train.checkpoint import MODEL_FILE, POLICY_FILE, resolve
 
 SAME = (
     "level", "knobs", "policy", "memory", "control", "visuals", "observation", "cameras",
     "image_size", "batch", "ceiling", "expert",
 )  # fmt: skip
-"""What evaluations must share to be pooled into one claim."""
+"""Fields of a row that evaluations must share to be pooled into one claim."""
+
+SAME_CONFIG = ("executor", "clock", "capacity")
+"""Keys of their configuration that they must share."""
 
 CONFIG_FILE = "config.yaml"
 MAX_CHECKPOINT_MB = 25.0
+_REPLACED = ".replaced.partial"
 
 
 def add_claim(
@@ -87,8 +96,9 @@ def add_claim(
       The row of the index.
 
     Raises:
-      DataError: If the evaluations don't belong together.
-      ConfigError: For an id that is taken or malformed, or privileged training.
+      DataError: If the evaluations don't belong together, or another process publishes.
+      ConfigError: For an id that is taken or malformed, a claim whose checkpoint others use, a
+        twin that is none, or privileged training.
     """
     root = Path(root or results_root())
     if bool(task) and bool(suite):
@@ -99,7 +109,8 @@ def add_claim(
     if not suite and len(settings) > 1:
         held = ", ".join(map(" ".join, settings))
         raise DataError(f"the evaluations hold {held}; say task= and level=, or suite=")
-    _check_together(rows, per_task=bool(suite))
+    swap_sources = sources if swapped is None else [_Source(Path(path)) for path in swapped]
+    _check_together([*sources, *swap_sources], rows, per_task=bool(suite))
     train_seeds = [source.train_seed(role) for source in sources]
     if len(set(train_seeds)) != len(train_seeds):
         raise DataError(f"training seeds repeat: {train_seeds}; pool each network once")
@@ -110,9 +121,7 @@ def add_claim(
         if (e.task, e.level) in settings and e.intervene == intervene
     ]
     first = rows[0]
-    swaps = _swapped(
-        sources if swapped is None else [_Source(Path(p)) for p in swapped], settings, role
-    )
+    swaps = _swapped(swap_sources, settings, role)
     numbers = summarise(episodes, _mean(rows, "ceiling"), _mean(rows, "expert"))
     row = {field: numbers.get(field, first.get(field)) for field in FIELDS}
     row |= {
@@ -130,11 +139,14 @@ def add_claim(
     }
     if swaps:
         row["swap_followed"] = swap_summary(swaps)["swap_followed"]
-    if twin is not None:
-        find_claim(twin, root)
     row["id"] = name or default_id(row, suite)
-    _check_id(row, root, replace)
-    _publish(row, sources, role, episodes, swaps, checkpoint, train_config, root)
+    root.mkdir(parents=True, exist_ok=True)
+    with directory_lock(root):
+        _restore(root)
+        if twin is not None:
+            _check_twin(rows, twin, root)
+        _check_id(row, root, replace)
+        _publish(row, sources, role, episodes, swaps, checkpoint, train_config, root)
     return row
 
 
@@ -187,12 +199,26 @@ class _Source:
     def train_seed(self, role: str) -> int:
         return self.results[role]["train"].get("seed")
 
+    def asked(self) -> dict[str, Any]:
+        """Returns what was asked for of `SAME_CONFIG`; older results leave out defaults."""
+        where = str(self.path / RESULTS)
+        config = from_plain(EvaluateConfig, self.results["config"], source=where)
+        return {name: to_plain(getattr(config, name)) for name in SAME_CONFIG}
+
     def episodes(self, role: str) -> list[EpisodeResult]:
         name = EPISODES if role == "policy" else "twin_episodes.jsonl"
         return read_episodes(self.path / name)
 
 
-def _check_together(rows: Sequence[dict[str, Any]], per_task: bool) -> None:
+def _check_together(
+    sources: Sequence[_Source], rows: Sequence[dict[str, Any]], per_task: bool
+) -> None:
+    first = sources[0]
+    for source in sources[1:]:
+        if odd := settings_difference(first.asked(), source.asked()):
+            raise DataError(
+                f"{first.path} and {source.path} differ and can't be pooled: {'; '.join(odd)}"
+            )
     for row in rows:
         same = (row["task"], row["level"])
         other = next(r for r in rows if (r["task"], r["level"]) == same)
@@ -224,6 +250,20 @@ def _mean(rows: Sequence[dict[str, Any]], field: str) -> Any:
     return None if None in values else sum(values) / len(values)
 
 
+def _check_twin(rows: Sequence[dict[str, Any]], twin: str, root: Path) -> None:
+    """Refuses a twin's claim with a memory, or measured in another setting than `rows`."""
+    what = f"claim {twin!r}"
+    check_memoryless(what, find_claim(twin, root)["memory"] or "")
+    measured = [
+        row
+        for file in sorted((root / twin).glob("evaluation-*.json"))
+        for row in read_json(file)["rows"]
+        if (row["memory"], row["intervene"]) == (MEMORYLESS, NONE)
+    ]
+    for row in rows:
+        check_setting(row, measured, what)
+
+
 def _check_id(row: dict[str, Any], root: Path, replace: bool) -> None:
     name, prefix = row["id"], "suite-" if row["id"].startswith("suite-") else row["policy"]
     if not re.fullmatch(r"[a-z0-9_.-]+", name) or not name.startswith(prefix):
@@ -231,8 +271,15 @@ def _check_id(row: dict[str, Any], root: Path, replace: bool) -> None:
             f"claim id {name!r}: expected lower case letters, digits and _.- beginning with "
             f"{row['policy']!r} (or 'suite-')"
         )
-    if not replace and any(other["id"] == name for other in read_index(root)):
+    others = read_index(root)
+    if not replace and any(other["id"] == name for other in others):
         raise ConfigError(f"claim {name!r} exists already; pass replace=True or another name")
+    users = [other["id"] for other in others if other["checkpoint"] == f"{name}/{CHECKPOINT}"]
+    if users := [user for user in users if user != name]:
+        raise ConfigError(
+            f"claim {name!r} can't be replaced: {', '.join(users)} use its checkpoint; publish "
+            "under another name, or replace those first by claims with their own"
+        )
 
 
 def _publish(
@@ -245,7 +292,7 @@ def _publish(
     train_config: str | Path | None,
     root: Path,
 ) -> None:
-    """Writes the claim's folder whole, then the index."""
+    """Writes the claim's folder whole, puts it in its place, then writes the index."""
     folder = root / row["id"]
     scratch = root / f".{row['id']}.{uuid.uuid4().hex[:8]}.partial"
     scratch.mkdir(parents=True)
@@ -265,15 +312,44 @@ def _publish(
             save_yaml(scratch / name, _shown_places(load_yaml(config)))
         row["checkpoint"] = _ship(checkpoint, sources, role, row["id"], scratch, root)
         write_atomic(scratch / "report.md", report.text(row, scratch, root))
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(scratch, folder)
+        others = [other for other in read_index(root) if other["id"] != row["id"]]
+        with _in_place(scratch, folder):
+            write_json(root / INDEX, sorted([*others, row], key=lambda r: r["id"]))
     except OSError as error:
         raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    others = [other for other in read_index(root) if other["id"] != row["id"]]
-    write_json(root / INDEX, sorted([*others, row], key=lambda r: r["id"]))
+
+
+@contextlib.contextmanager
+def _in_place(new: Path, folder: Path) -> Iterator[None]:
+    """Puts `new` in the place of `folder` for the block that writes the index.
+
+    What was there is deleted once the block has ended well, and is back after an error. A kill
+    leaves it under a hidden name, from where `_restore` takes it.
+    """
+    old = folder.with_name(f".{folder.name}{_REPLACED}")
+    try:
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)  # of one that was killed just before its end
+            os.replace(folder, old)
+        os.replace(new, folder)
+        yield
+    except BaseException:
+        if not new.exists():
+            os.replace(folder, new)
+        if old.exists():
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _restore(root: Path) -> None:
+    """Puts back folders that a kill left without their successors."""
+    for old in root.glob(f".*{_REPLACED}"):
+        folder = root / old.name[1:].removesuffix(_REPLACED)
+        if not folder.exists():
+            os.replace(old, folder)
 
 
 def _train_configs(checkpoint: str | Path | None, given: str | Path | None) -> list[Path]:

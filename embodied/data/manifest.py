@@ -219,7 +219,7 @@ def directory_lock(directory: Path) -> Iterator[None]:
         except OSError as error:
             raise DataError(
                 f"another process is writing to {directory}; wait for it, stop it, or choose "
-                "another out="
+                "another directory"
             ) from error
         yield
     finally:
