@@ -28,6 +28,10 @@ class Curriculum:
             self.starts.append(self.starts[-1] + self.stages[len(self.starts) - 1].steps)
         return len(self.starts) - 1
 
+    def before(self, step: int) -> int:
+        """Returns the stage of the step before `step`, the first one's for step 0."""
+        return max(0, sum(start < step for start in self.starts) - 1)
+
     def validated(self, done: int, values: Mapping[str, float]) -> None:
         """Begins the next stage at step `done` where success is what the present one asks for.
 

@@ -67,7 +67,7 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
     elif config.init:
         for line in learner.initialise(config.init):
             tqdm.write(f"init: {line}")
-    stage = curriculum.at(start)
+    stage = curriculum.before(start)  # a checkpoint's rows lie as the step before it had them
     rollout = Rollout(policy, learning, settings, _weights(config, stage), device)
     if found:
         rollout.restore(kept)

@@ -24,6 +24,7 @@ def test_stages_end_after_their_steps():
     curriculum = Curriculum(config)
     assert [curriculum.at(step) for step in range(8)] == [0, 0, 0, 1, 1, 2, 2, 2]
     assert curriculum.starts == [0, 3, 5]
+    assert [curriculum.before(step) for step in range(8)] == [0, 0, 0, 0, 1, 1, 2, 2]
     assert Curriculum(config, [0, 3, 5]).at(19) == 2
 
 

@@ -55,14 +55,28 @@ def tensors(path) -> dict[str, torch.Tensor]:
     return found
 
 
+def staged(*stages: Stage, **options) -> dict:
+    """Returns options of a run with stages, of two levels."""
+    levels = list(registry.task_info("recall/t_maze").levels)[:2]
+    return {"task": ["recall/t_maze"] * 2, "levels": levels, "stages": list(stages), **options}
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {},
         {"algorithm": "vtrace", "reinforce": {"storage": "recompute", "loss_on": "all"}},
         {"memory": Component("lstm"), "task": ["recall/visual_match"], "level": None},
+        staged(Stage(2, [1.0, 0.0]), Stage(2, [1.0, 1.0])),
+        staged(Stage(2, [1.0, 0.0]), Stage(2, [0.0, 1.0])),
+        staged(
+            Stage(3, [1.0, 0.0], until=0.01),
+            Stage(1, [0.0, 1.0]),
+            checkpoint_every=1,
+            reinforce={"ticks": 64},
+        ),
     ],
-    ids=["ppo", "vtrace", "lstm-pictures"],
+    ids=["ppo", "vtrace", "lstm-pictures", "more rows", "another task", "until"],
 )
 def test_resumed_run_equals_uninterrupted(options, tmp_path, monkeypatch) -> None:
     options = dict(options)
@@ -95,6 +109,9 @@ def test_resumed_run_equals_uninterrupted(options, tmp_path, monkeypatch) -> Non
         for name in ("whole", "cut")
     ]
     assert rows[0] == rows[1]
+    if config.stages:  # the border lay on the checkpoint that was resumed from
+        starts = checkpoint.read_meta(resumed).train["stage_starts"]
+        assert starts == [0, config.checkpoint_every]
 
 
 @pytest.mark.parametrize("memory", ["hierarchical_chunks", "gru"])
