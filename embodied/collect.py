@@ -7,16 +7,16 @@ of interruptions. Seeds on which the demonstrator fails are named and skipped.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embodied.core import ticks
 from embodied.core.errors import ConfigError, DataError
+from embodied.core.files import LOCK, held_directory
 from embodied.core.rng import VALIDATION_SEED_START
 from embodied.core.task import EnvConfig, check_moves_arm
 
@@ -175,10 +175,10 @@ def build_dataset(
       progress: Show a progress bar.
     """
     from embodied.data.builder import Builder
-    from embodied.data.manifest import directory_lock
+    from embodied.data.manifest import UNFINISHED
 
     _check_directory(directory, resume)
-    with _made(job.directory), directory_lock(directory):
+    with held_directory(directory, UNFINISHED):
         builder = Builder(job, seeds, directory, _shard_episodes(job.config))
         pending = builder.recover()
         new = 0
@@ -195,26 +195,6 @@ def build_dataset(
             "holds no episode. Check the level and the noise, and watch it with `embodied play`"
         )
     return CollectResult(directory, manifest.stored, new, manifest.failed, manifest.content_sha256)
-
-
-@contextlib.contextmanager
-def _made(directory: Path) -> Iterator[None]:
-    """Makes a directory with its parents; takes back those still empty when the block fails."""
-    fresh = [path for path in (directory, *directory.parents) if not path.exists()]
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"can't make {directory}: {error.strerror}; choose another out=") from error
-    try:
-        yield
-    except BaseException:
-        from embodied.data.manifest import LOCK
-
-        for path in fresh:
-            if path.is_dir() and {child.name for child in path.iterdir()} <= {LOCK}:
-                (path / LOCK).unlink(missing_ok=True)
-                path.rmdir()
-        raise
 
 
 def _run(pool: Pool, builder: Any, pending: list[int], progress: bool) -> int:
@@ -242,7 +222,7 @@ def _run(pool: Pool, builder: Any, pending: list[int], progress: bool) -> int:
 
 
 def _check_directory(directory: Path, resume: bool) -> None:
-    from embodied.data.manifest import LOCK, MANIFEST, UNFINISHED
+    from embodied.data.manifest import MANIFEST, UNFINISHED
 
     if not directory.exists():
         return

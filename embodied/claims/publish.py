@@ -24,8 +24,8 @@ from embodied.claims.index import (
 )
 from embodied.config import from_plain, load_yaml, save_yaml, to_plain
 from embodied.core.errors import ConfigError, DataError
-from embodied.core.files import read_json, sha256, write_atomic, write_json
-from embodied.data.manifest import directory_lock, settings_difference
+from embodied.core.files import held_directory, read_json, sha256, write_atomic, write_json
+from embodied.data.manifest import settings_difference
 from embodied.evaluate.config import EvaluateConfig
 from embodied.evaluate.provenance import shown
 from embodied.evaluate.results import (
@@ -141,7 +141,7 @@ def add_claim(
         row["swap_followed"] = swap_summary(swaps)["swap_followed"]
     row["id"] = name or default_id(row, suite)
     root.mkdir(parents=True, exist_ok=True)
-    with directory_lock(root):
+    with held_directory(root):
         _restore(root)
         if twin is not None:
             _check_twin(rows, twin, root)

@@ -1,12 +1,14 @@
-"""Writing files whole or not at all, and reading JSON; standard library only."""
+"""Writing files whole or not at all, one writer at a time; reading JSON. Standard library only."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from embodied.core.errors import DataError
 
 TEMPORARY_PREFIX = ".tmp-"
 """Begins the name of what an interrupted write leaves behind."""
+
+LOCK = ".lock"
+"""Name of the file by which a directory is held."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -63,6 +68,46 @@ def remove_temporary(directory: Path) -> list[str]:
         path.unlink(missing_ok=True)
         names.append(path.name)
     return names
+
+
+@contextlib.contextmanager
+def held_directory(directory: Path, below: str = "") -> Iterator[None]:
+    """Makes a directory, where it is missing, and holds it for one writer.
+
+    However the process ends, it lets go. When the block fails, directories that were not there
+    before and are still empty are taken back.
+
+    Args:
+      directory: Where.
+      below: Name of a folder in it that is made too.
+
+    Raises:
+      DataError: If another one writes there, or the directory can't be made or written.
+    """
+    fresh = [p for p in (directory / below, directory, *directory.parents) if not p.exists()]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / LOCK).open("a")
+    except OSError as error:
+        what = f"cannot write {directory}: {error.strerror}"
+        raise DataError(f"{what}; choose another out=") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"another process is writing to {directory}; wait for it, stop it, or choose "
+                "another out="
+            ) from error
+        try:
+            (directory / below).mkdir(exist_ok=True)
+            yield
+        except BaseException:
+            for path in fresh:
+                if path.is_dir() and {child.name for child in path.iterdir()} <= {LOCK}:
+                    (path / LOCK).unlink(missing_ok=True)
+                    path.rmdir()
+            raise
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -7,13 +7,9 @@ without opening a shard, and can tell an edited, missing or foreign file.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +21,6 @@ from embodied.data.schema import FORMAT, FORMAT_VERSION, canonical_json
 
 MANIFEST = "dataset.json"
 UNFINISHED = "unfinished"
-LOCK = ".lock"
 
 
 @dataclasses.dataclass
@@ -203,27 +198,6 @@ def describe_shard(path: Path, data: bytes | None = None) -> ShardInfo:
             info.contents.append(str(file[shards.group_name(seed)].attrs["content_sha256"])[:16])
         info.failed = {str(s): r for s, r in shards.failed_seeds(file, path).items()}
     return info
-
-
-@contextlib.contextmanager
-def directory_lock(directory: Path) -> Iterator[None]:
-    """Holds the directory for one writer; the lock vanishes with the process.
-
-    Raises:
-      DataError: If another process is writing there.
-    """
-    handle = os.open(directory / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(
-                f"another process is writing to {directory}; wait for it, stop it, or choose "
-                "another directory"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def settings_difference(one: dict[str, Any], other: dict[str, Any], path: str = "") -> list[str]:

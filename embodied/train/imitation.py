@@ -17,6 +17,7 @@ from tqdm import tqdm
 from embodied import __version__, registry
 from embodied.config import from_plain, to_plain
 from embodied.core.errors import ConfigError, SpecMismatch
+from embodied.core.files import held_directory
 from embodied.core.policy import Policy
 from embodied.core.task import EnvConfig
 from embodied.core.types import State
@@ -30,7 +31,7 @@ from embodied.train.curriculum import Curriculum, validation_name
 from embodied.train.learner import Learner
 from embodied.train.logger import MetricsLogger
 from embodied.train.optim import Ema
-from embodied.train.run import autocast, check_run_directory, make_run_directory, until_signal
+from embodied.train.run import autocast, check_run_directory, until_signal, write_config
 
 
 def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
@@ -46,10 +47,16 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
 
     Raises:
       ConfigError: If `run` exists without `resume`, or holds another configuration.
-      SpecMismatch, DataError: If data and policy do not fit.
+      DataError: If another process is at work in `run`, or the data is damaged.
+      SpecMismatch: If data and policy do not fit.
     """
     run = Path(run)
     check_run_directory(run, config, resume)
+    with held_directory(run):
+        return _train(config, run, resume)
+
+
+def _train(config: TrainConfig, run: Path, resume: bool) -> Path:
     device = torch_device(config.device)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -93,7 +100,7 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
         )
     for index, store in enumerate(dataset.stores):
         policy.check(_first_ticks(policy, dataset, index, device), f"the data in {store.path}")
-    make_run_directory(run, config)
+    write_config(run, config)
     if config.features:
         attach_features(policy, dataset, config.features)
     logger = MetricsLogger(run, start)

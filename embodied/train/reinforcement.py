@@ -19,6 +19,7 @@ from tqdm import tqdm
 from embodied import __version__, registry
 from embodied.config import from_plain, to_plain
 from embodied.core.errors import ConfigError, SpecMismatch
+from embodied.core.files import held_directory
 from embodied.core.policy import Policy
 from embodied.core.rng import VALIDATION_SEED_START
 from embodied.core.specs import Interface
@@ -30,7 +31,7 @@ from embodied.train.learner import Learner
 from embodied.train.logger import MetricsLogger
 from embodied.train.returns import gae, vtrace
 from embodied.train.rollout import Experience, Rollout, Setting, interface_of
-from embodied.train.run import autocast, check_run_directory, make_run_directory, until_signal
+from embodied.train.run import autocast, check_run_directory, until_signal, write_config
 
 
 def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
@@ -46,10 +47,16 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
 
     Raises:
       ConfigError: If `run` exists without `resume`, or holds another configuration.
+      DataError: If another process is at work in `run`.
       SpecMismatch: If tasks and policy do not fit.
     """
     run = Path(run)
     check_run_directory(run, config, resume)
+    with held_directory(run):
+        return _train(config, run, resume)
+
+
+def _train(config: TrainConfig, run: Path, resume: bool) -> Path:
     device = torch_device(config.device)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -72,7 +79,7 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
     if found:
         rollout.restore(kept)
 
-    make_run_directory(run, config)
+    write_config(run, config)
     meta = _describe(config, policy)
     logger = MetricsLogger(run, start)
     amp = autocast(config.precision, device)

@@ -1,4 +1,4 @@
-"""What every trainer does with its run: refuses or makes the directory, and stops on signals."""
+"""What every trainer does with its run: refuses it or writes down what it is, stops on signals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from embodied.config import from_plain, load_yaml, save_yaml, to_plain
 from embodied.core.errors import CheckpointError, ConfigError
-from embodied.core.files import TEMPORARY_PREFIX
+from embodied.core.files import LOCK, TEMPORARY_PREFIX
 from embodied.train.config import TrainConfig
 
 CONFIG_FILE = "config.yaml"
@@ -40,16 +40,16 @@ def check_run_directory(run: Path, config: TrainConfig, resume: bool) -> None:
     if run.exists() and not run.is_dir():
         raise ConfigError(f"{run} is a file; choose another directory as out=")
     # What a kill left of writing the configuration itself is nothing to protect or resume.
-    if run.exists() and any(not p.name.startswith(TEMPORARY_PREFIX) for p in run.iterdir()):
+    names = [p.name for p in run.iterdir()] if run.exists() else []
+    if any(name != LOCK and not name.startswith(TEMPORARY_PREFIX) for name in names):
         what = "pass --resume to carry on, or choose"
         if not file.exists():
             what = f"it is no run (it has no {CONFIG_FILE}); choose"
         raise ConfigError(f"{run} already exists; {what} another out=. Nothing was written")
 
 
-def make_run_directory(run: Path, config: TrainConfig) -> None:
-    """Makes the directory and writes the configuration, where there is none yet."""
-    run.mkdir(parents=True, exist_ok=True)
+def write_config(run: Path, config: TrainConfig) -> None:
+    """Writes the configuration, where there is none yet."""
     if not (run / CONFIG_FILE).exists():
         save_yaml(run / CONFIG_FILE, to_plain(config))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from embodied.core.errors import ConfigError, DataError, SimulatorError
+from embodied.core.files import held_directory
 from embodied.core.rng import VALIDATION_SEED_START
 from embodied.core.task import EnvConfig
 from embodied.data.manifest import load_manifest
@@ -152,9 +153,7 @@ def test_no_resume_refuses_what_exists(dataset):
 
 
 def test_two_writers_are_refused(dataset):
-    from embodied.data.manifest import directory_lock
-
-    with directory_lock(dataset), pytest.raises(DataError, match="another process"):
+    with held_directory(dataset), pytest.raises(DataError, match="another process"):
         collect_fake(dataset, 20)
 
 
