@@ -41,7 +41,9 @@ class PolicyMeta:
       tasks: Task names it was trained on.
       level: Level it was trained on; of the first task, where they differ.
       env: The environment configuration of its data as plain data.
-      train: How it was trained: seeds of the data, training seed, steps, options.
+      train: How it was trained: training seed, steps, options; ``data_seeds``, the range that
+        encloses the seeds of all data, that of the run it started from too; ``data_sha256``, the
+        content of each dataset.
       package_version: Version that wrote it.
       format_version: Version of this file format.
       levels: Level of each task, where they differ; else empty.

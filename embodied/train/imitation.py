@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from embodied import __version__, registry
 from embodied.config import from_plain, to_plain
-from embodied.core.errors import ConfigError, SpecMismatch
+from embodied.core.errors import ConfigError, DataError, SpecMismatch
 from embodied.core.files import held_directory
 from embodied.core.policy import Policy
 from embodied.core.task import EnvConfig
@@ -47,7 +47,8 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
 
     Raises:
       ConfigError: If `run` exists without `resume`, or holds another configuration.
-      DataError: If another process is at work in `run`, or the data is damaged.
+      DataError: If another process is at work in `run`, the data is damaged, or `run` learnt from
+        other data so far.
       SpecMismatch: If data and policy do not fit.
     """
     run = Path(run)
@@ -74,15 +75,20 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> Path:
         ),
     )
     _check_dataset(config, dataset)
+    found = checkpoint.checkpoints(run) if resume else []
+    earlier = checkpoint.read_meta(found[-1]) if found else None
+    if earlier:
+        _refuse_other_data(dataset, earlier, run)
+    elif config.init:
+        earlier = checkpoint.read_meta(checkpoint.resolve(config.init))
     policy = _build(config, dataset).to(device)
     learner = Learner(policy, config, device)
-    meta = _describe(config, policy, dataset)
+    meta = _describe(config, policy, dataset, earlier)
 
     # Where to start.
     start, curriculum = 0, Curriculum(config)
     memory: State | None = None  # goes on from batch to batch in a stream
     validate = _validator(config, dataset) if config.eval_every else None
-    found = checkpoint.checkpoints(run) if resume else []
     if found:
         info, kept = learner.restore(found[-1])
         start, curriculum = int(info["step"]), Curriculum(config, info.get("stage_starts"))
@@ -175,6 +181,31 @@ def _check_dataset(config: TrainConfig, dataset: SegmentDataset) -> None:
         )
 
 
+def _refuse_other_data(dataset: SegmentDataset, earlier: checkpoint.PolicyMeta, run: Path) -> None:
+    """Refuses datasets of another content than those that a run learnt from so far."""
+    known = earlier.train.get("data_sha256")
+    if known is None:  # begun before it was kept
+        return
+    for store, before, now in zip(dataset.stores, known, _contents(dataset), strict=True):
+        if now != before:
+            raise DataError(
+                f"{store.path} is not the data that {run} learnt from so far: its content is "
+                f"{now[:16]}..., expected {before[:16]}... (`embodied data show`); it was extended "
+                f"or made anew. Put it back as it was, or start anew with another out= (init={run} "
+                "starts from these weights)"
+            )
+
+
+def _contents(dataset: SegmentDataset) -> list[str]:
+    return [store.manifest.content_sha256 for store in dataset.stores]
+
+
+def _all_seeds(own: list[int], earlier: checkpoint.PolicyMeta | None) -> list[int]:
+    """Returns the range that encloses these seeds and those that `earlier` learnt from."""
+    known = (earlier and earlier.train.get("data_seeds")) or own
+    return [min(own[0], known[0]), max(own[1], known[1])]
+
+
 def _build(config: TrainConfig, dataset: SegmentDataset) -> Policy:
     name, options = config.policy.name, dict(config.policy.config)
     options |= {"memory": config.memory.name, "memory_config": dict(config.memory.config)}
@@ -209,8 +240,12 @@ def _first_ticks(
 
 
 def _describe(
-    config: TrainConfig, policy: Policy, dataset: SegmentDataset
+    config: TrainConfig,
+    policy: Policy,
+    dataset: SegmentDataset,
+    earlier: checkpoint.PolicyMeta | None,
 ) -> checkpoint.PolicyMeta:
+    """Describes a run that carries on or starts from what `earlier` describes."""
     return checkpoint.PolicyMeta(
         policy=config.policy.name,
         policy_version=policy.version,
@@ -225,7 +260,8 @@ def _describe(
             "steps": config.steps,
             "batch_episodes": config.batch_episodes,
             "episodes": dataset.episodes,
-            "data_seeds": dataset.seed_range,
+            "data_seeds": _all_seeds(dataset.seed_range, earlier),
+            "data_sha256": _contents(dataset),
             "init": config.init,
             "order": config.order,
         },

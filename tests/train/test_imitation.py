@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from embodied.core.errors import CheckpointError, ConfigError, DataError
+from embodied.evaluate.api import check_fresh_seeds
 from embodied.train import checkpoint
 from embodied.train.config import Component, OptimConfig, TrainConfig
 from embodied.train.imitation import train
@@ -52,8 +53,8 @@ def assert_equal(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
-def train_cut_and_resumed(config, run, monkeypatch):
-    """Trains, dies after the first checkpoint, and carries on."""
+def train_cut(config, run, monkeypatch):
+    """Trains and dies after the first checkpoint."""
 
     class Killed(Exception):
         pass
@@ -68,6 +69,11 @@ def train_cut_and_resumed(config, run, monkeypatch):
         patched.setattr(Learner, "save", save_then_die)
         with pytest.raises(Killed):
             train(config, run)
+
+
+def train_cut_and_resumed(config, run, monkeypatch):
+    """Trains, dies after the first checkpoint, and carries on."""
+    train_cut(config, run, monkeypatch)
     return train(config, run, resume=True)
 
 
@@ -120,7 +126,41 @@ def test_init_starts_from_weights_alone(dataset, tmp_path, capsys):
     second = train(config, tmp_path / "second")
     for name, tensor in weights(first).items():
         torch.testing.assert_close(weights(second)[name], tensor, atol=1e-5, rtol=0)
-    assert json.loads((second / checkpoint.POLICY_FILE).read_text())["train"]["init"] == str(first)
+    assert described(second)["init"] == str(first)
+
+
+def described(path):
+    return json.loads((path / checkpoint.POLICY_FILE).read_text())["train"]
+
+
+def test_a_run_carries_on_with_its_own_data_alone(tmp_path, monkeypatch):
+    data, run = tmp_path / "data", tmp_path / "run"
+    content = collect_fake(data).content_sha256
+    config = make_config(data)
+    train_cut(config, run, monkeypatch)
+    collect_fake(data, 14)  # extends it
+    with pytest.raises(DataError, match=f"{data} is not the data .* expected {content[:16]}"):
+        train(config, run, resume=True)
+    (cut,) = checkpoint.checkpoints(run)
+    assert described(cut)["data_sha256"] == [content]
+    # A run from before the content was kept is not held up.
+    meta = json.loads((cut / checkpoint.POLICY_FILE).read_text())
+    del meta["train"]["data_sha256"]
+    (cut / checkpoint.POLICY_FILE).write_text(json.dumps(meta))
+    assert train(config, run, resume=True).name == "00000006"
+
+
+def test_seeds_of_the_run_before_are_not_fresh(dataset, tmp_path, monkeypatch):
+    first = train(make_config(dataset, steps=1), tmp_path / "first")
+    collect_fake(tmp_path / "other", seed_start=100)
+    config = make_config(tmp_path / "other", init=str(tmp_path / "first"))
+    second = train_cut_and_resumed(config, tmp_path / "second", monkeypatch)
+    assert described(first)["data_seeds"] == [0, 11]
+    assert described(second)["data_seeds"] == [0, 111]
+    for seed in (5, 105):
+        with pytest.raises(ConfigError, match=r"overlap the seeds 0\.\.111"):
+            check_fresh_seeds(checkpoint.load(second), seed, 1)
+    check_fresh_seeds(checkpoint.load(second), 112, 1)
 
 
 def test_bad_options_are_named(dataset):
