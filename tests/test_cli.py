@@ -14,9 +14,11 @@ from embodied import registry
 from embodied.cli import main, overview
 from embodied.commands import VERBS, base
 from embodied.commands.compose import compose, config_root, groups_of, options
+from embodied.commands.train import default_run
 from embodied.config import Raw, from_plain, known_paths, load_yaml
 from embodied.core.errors import ConfigError
 from embodied.core.task import IMITATION
+from embodied.train.config import TrainConfig
 
 CLI = [sys.executable, "-m", "embodied.cli"]
 
@@ -80,6 +82,15 @@ def test_examples_parse(verb: str) -> None:
     command = base.load(verb)
     for example in command.examples:
         base.parse(command, example.split()[1:], verb)
+
+
+def test_default_runs_are_named_as_the_readme_types_them() -> None:
+    one = TrainConfig(task=["remember_color"])
+    assert default_run(one) == "runs/remember_color-easy-rgb-perceptual_cognitive-s0"
+    several = TrainConfig(task=["lift", "stack"], levels=["easy", "hard"], observation="state")
+    assert default_run(several) == "runs/2tasks-easy-hard-state-perceptual_cognitive-s0"
+    agent = TrainConfig(task=["recall/t_maze"], level="length10", algorithm="ppo")
+    assert default_run(agent) == "runs/recall-t_maze-length10-perceptual_cognitive-s0"
 
 
 def test_no_words_show_the_overview(capsys: pytest.CaptureFixture[str]) -> None:

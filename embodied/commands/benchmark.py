@@ -8,6 +8,7 @@ import sys
 from embodied.benchmark.config import BenchmarkConfig
 from embodied.commands.base import Command, finish
 from embodied.core.errors import unknown_name
+from embodied.core.task import file_name
 
 
 @dataclasses.dataclass
@@ -15,8 +16,9 @@ class Options(BenchmarkConfig):
     """Keys of ``embodied benchmark``.
 
     Attributes:
-      out: Directory; empty for ``benchmarks/<policy>-<tasks>-<level>``. One that is there is
-        carried on, with more memories or seeds if asked for.
+      out: Directory; empty for ``benchmarks/<policy>-<task>-<level>``, which names several tasks
+        by their number (``4tasks``). One that is there is carried on, with more memories or seeds
+        if asked for.
     """
 
     task: list[str] = dataclasses.field(default_factory=list)
@@ -35,7 +37,7 @@ def run(options: Options) -> int:
     registry.policy_config_class(options.policy)
     if not options.out:
         levels = "-".join(dict.fromkeys(level for _, level in options.settings()))
-        options.out = f"benchmarks/{options.policy}-{len(options.task)}tasks-{levels}"
+        options.out = f"benchmarks/{options.policy}-{file_name(*options.task)}-{levels}"
     out, failed = benchmark(options)
     if failed:
         # What each said was printed when it failed.

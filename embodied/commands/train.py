@@ -18,7 +18,8 @@ class Options(TrainConfig):
     """Keys of ``embodied train``: those of a run, and where it goes.
 
     Attributes:
-      out: Run directory to make; empty for ``runs/<task>-<level>-<observation>-<memory>-s<seed>``.
+      out: Run directory to make; empty for ``runs/<task>-<level>-<observation>-<memory>-s<seed>``,
+        which doesn't name the policy, and several tasks by their number (``4tasks``).
       resume: Carry on from the newest checkpoint of ``out``; other keys must be as before, or
         left out altogether.
     """
@@ -74,12 +75,12 @@ def check_names(config: TrainConfig) -> None:
 def default_run(config: TrainConfig) -> str:
     """Returns ``runs/<task>-<level>-<observation>-<memory>-s<seed>``.
 
-    Reinforcement learning leaves the observation out: its tasks have but one.
+    Several tasks are named by their number, as ``4tasks``. Reinforcement learning leaves the
+    observation out: its tasks have but one.
     """
-    task = config.task[0] if len(config.task) == 1 else f"{len(config.task)}tasks"
     level = "-".join(dict.fromkeys(config.task_levels()))
     seen = [config.observation] if config.algorithm == IMITATION else []
-    parts = (file_name(task), level, *seen, config.memory.name, f"s{config.seed}")
+    parts = (file_name(*config.task), level, *seen, config.memory.name, f"s{config.seed}")
     return "runs/" + "-".join(parts)
 
 

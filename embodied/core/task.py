@@ -151,6 +151,6 @@ def paired_levels(tasks: list[str], level: str, levels: list[str]) -> list[str]:
     return levels or [level] * len(tasks)
 
 
-def file_name(task: str) -> str:
-    """Returns a task's name as a part of the name of a file."""
-    return task.replace("/", "-")
+def file_name(*tasks: str) -> str:
+    """Returns a task's name as a part of the name of a file; of several tasks, their number."""
+    return tasks[0].replace("/", "-") if len(tasks) == 1 else f"{len(tasks)}tasks"

@@ -115,6 +115,18 @@ def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], mes
         config(tmp_path, **options)
 
 
+def test_one_tasks_directory_is_named_by_it(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = base.load("benchmark")
+    for task in (TASKS[0], TASKS[1], f"[{','.join(TASKS)}]"):
+        words = [f"task={task}", "memory=[none]", "episodes=10"]
+        assert command.run(base.parse(command, words, "benchmark")) == 0
+    names = {path.name.removeprefix("memory_vla-") for path in (tmp_path / "benchmarks").iterdir()}
+    assert names == {"remember_color-easy", "put_block_back-easy", "2tasks-easy"}
+
+
 def test_unknown_names_are_refused_before_anything_is_made(tmp_path: Path) -> None:
     command, out = base.load("benchmark"), tmp_path / "b"
     for words, message in (
