@@ -21,8 +21,8 @@ class BenchmarkConfig:
       levels: Level of each task, where they differ.
       observation: ``"state"``, ``"rgb"`` or ``"rgbd"``.
       policy: Policy that all memories are put into.
-      memory: Memories, a line of the table each; ``none`` is the twin that the others are
-        compared with.
+      memory: Memories, a line of the table each, compared with ``full_history`` where that is
+        among them; ``none`` is the memoryless twin.
       seeds: Training seeds of each.
       demonstrations: Episodes to collect of each task, where they are not there yet.
       episodes: Episodes of each task and line, on fresh seeds.
@@ -31,7 +31,8 @@ class BenchmarkConfig:
       collect: Further words of ``embodied collect``, for example ``[label_horizon=8]``.
       train: Further words of ``embodied train``, for example ``[steps=2000]``. From state,
         MemoryVLA takes ``preset=state`` by itself.
-      train_of: The same for single memories: ``train_of.gru=[memory.config.width=128]``.
+      train_of: The same for single memories: ``train_of.gru=[memory.config.width=128]``. They
+        stay those of a memory's first run.
       evaluate: Further words of ``embodied evaluate``.
       report: ``"md"`` for the table, or ``"html"`` for a page as well, for which an episode of each
         task and memory (of the first training seed) is looked into.
@@ -81,3 +82,29 @@ class BenchmarkConfig:
     def settings(self) -> list[tuple[str, str]]:
         """Returns (task, level) of each column."""
         return list(zip(self.task, paired_levels(self.task, self.level, self.levels), strict=True))
+
+    def training(self) -> tuple[str, ...]:
+        """Returns the words of ``embodied train`` that all runs have in common."""
+        tasks, levels = (",".join(names) for names in zip(*self.settings(), strict=True))
+        # MemoryVLA reads tables of entities, not pictures, by its preset; nothing else is named so.
+        reads = self.observation == "state" and self.policy == "memory_vla"
+        chosen = any(word.startswith(("preset=", "policy.config.trunk=")) for word in self.train)
+        return (
+            f"policy={self.policy}",
+            f"task=[{tasks}]",
+            f"levels=[{levels}]",
+            f"observation={self.observation}",
+            *(("preset=state",) if reads and not chosen else ()),
+            *self.train,
+        )
+
+    def evaluating(self) -> tuple[str, ...]:
+        """Returns the words of ``embodied evaluate`` that make the table's numbers."""
+        return (
+            f"episodes={self.episodes}",
+            f"seed_start={self.seed_start}",
+            f"process={str(self.process).lower()}",
+            "intervene=none",
+            "videos=1",
+            *self.evaluate,
+        )

@@ -57,7 +57,7 @@ def write(
         parts.append(_task(place, lines, seen, videos.get(place, [])))
     if seen.episodes:
         parts.append(seen.section())
-    parts += [element("h2", "Commands"), html.items(_unmarked(table.commands(config)))]
+    parts += [element("h2", "Commands"), html.items(_unmarked(table.commands(config, told)))]
     title = f"{config.policy} with each memory"
     data = seen.data() if seen.episodes else None
     write_atomic(out / FILE, html.document(title, *parts, data=data))

@@ -1,8 +1,9 @@
 """Makes a benchmark: data, runs, evaluations, and the table of what is done.
 
-The directory holds ``benchmark.json`` (what was asked for), ``cells/<memory>-s<seed>/`` (a run with
-its evaluations and log) and the table. Whatever is done stays done: a killed benchmark carries on,
-and one that is asked for more memories or seeds than before adds them.
+The directory holds ``benchmark.json`` (what was asked for, and each memory's own words),
+``cells/<memory>-s<seed>/`` (a run with its evaluations and log) and the table. Whatever is done
+stays done: a killed benchmark carries on, and one that is asked for more memories or seeds than
+before adds them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from embodied import registry
@@ -27,7 +28,8 @@ FORMAT_VERSION = 1
 FILE, LOCK, CELLS = "benchmark.json", ".lock", "cells"
 EVALUATION, LOOKS = "evaluation", "looks"
 OF_A_CALL = ("memory", "seeds", "report", "jobs", "out", "train_of")
-"""Fields in which a benchmark may differ from what its directory was begun with."""
+"""Fields in which a benchmark may differ from what its directory was begun with; `train_of` in
+memories that have no cell yet."""
 
 
 def benchmark(config: BenchmarkConfig) -> tuple[Path, dict[str, str]]:
@@ -45,7 +47,7 @@ def benchmark(config: BenchmarkConfig) -> tuple[Path, dict[str, str]]:
         registry.imitation_task(task).knobs(level)
     out = Path(config.out)
     with locked(out):
-        _begin(out, config)
+        own = _begin(out, config)
         for directory in (*found(out, EVALUATION), *found(out, LOOKS)):
             read_results(directory)  # of another version: said now, not after hours
         failed: dict[str, str] = {}
@@ -55,13 +57,21 @@ def benchmark(config: BenchmarkConfig) -> tuple[Path, dict[str, str]]:
             made = cells(out, config)
             failed = side_by_side([c.work for c in made], [c.name for c in made], config.jobs)
         finally:
-            write_reports(out, config)
+            write_reports(out, config, own)
     return out, failed
 
 
-def write_reports(out: Path, config: BenchmarkConfig) -> None:
-    """Writes the table of all cells that are done, and the page where it is asked for."""
-    lines = table.read(found(out, EVALUATION))
+def write_reports(
+    out: Path, config: BenchmarkConfig, own: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Writes the table of all cells that are done, and the page where it is asked for.
+
+    Args:
+      out: Directory of the benchmark.
+      config: What is asked for.
+      own: Memory -> words that it alone was trained with, where they are known.
+    """
+    lines = table.read(found(out, EVALUATION), own or {})
     told = table.write(out, config, lines)
     if config.report == HTML:
         page.write(out, config, lines, told, found(out, LOOKS))
@@ -69,37 +79,16 @@ def write_reports(out: Path, config: BenchmarkConfig) -> None:
 
 def cells(out: Path, config: BenchmarkConfig) -> list[Cell]:
     """Returns the cells that are asked for: all memories with the first seed, then the others."""
-    tasks, levels = (",".join(names) for names in zip(*config.settings(), strict=True))
-    # MemoryVLA reads tables of entities, not pictures, by its preset; nothing else is named so.
-    reads = config.observation == "state" and config.policy == "memory_vla"
-    chosen = any(word.startswith(("preset=", "policy.config.trunk=")) for word in config.train)
-    preset = ("preset=state",) if reads and not chosen else ()
     made = []
     for seed in config.seeds:
         for memory in config.memory:
             name = f"{memory}-s{seed}"
-            training = (
-                f"policy={config.policy}",
-                f"memory={memory}",
-                f"task=[{tasks}]",
-                f"levels=[{levels}]",
-                f"observation={config.observation}",
-                f"seed={seed}",
-                *preset,
-                *config.train,
-                *config.train_of.get(memory, ()),
-            )
-            evaluating = (
-                f"episodes={config.episodes}",
-                f"seed_start={config.seed_start}",
-                f"process={str(config.process).lower()}",
-                "intervene=none",
-                "videos=1",
-                *config.evaluate,
-            )
+            own = config.train_of.get(memory, ())
+            training = (f"memory={memory}", f"seed={seed}", *config.training(), *own)
             folder = out / CELLS / name
             places = folder / table.RUN, folder / EVALUATION, folder / "log"
             looking = _looking(config) if seed == config.seeds[0] else ()
+            evaluating = config.evaluating()
             made.append(Cell(name, *places, training, evaluating, folder / LOOKS, looking))
     return made
 
@@ -140,14 +129,17 @@ def collect(out: Path, config: BenchmarkConfig, task: str, level: str) -> None:
     )
 
 
-def _begin(out: Path, config: BenchmarkConfig) -> None:
-    """Writes what was asked for, or compares it with what the directory was begun with."""
+def _begin(out: Path, config: BenchmarkConfig) -> dict[str, list[str]]:
+    """Writes what was asked for, or compares it with what the directory was begun with.
+
+    Returns:
+      Memory -> the words that it alone is trained with, of this and of earlier calls. Memories
+      with cells from before they were kept are left out.
+    """
     plain = {k: v for k, v in to_plain(config).items() if k not in OF_A_CALL}
     file = out / FILE
-    if not file.exists():
-        write_json(file, {"format_version": FORMAT_VERSION, "config": plain})
-        return
-    begun = read_json(file)
+    fresh = {"format_version": FORMAT_VERSION, "config": plain}
+    begun = read_json(file) if file.exists() else fresh
     if begun.get("format_version") != FORMAT_VERSION:
         raise DataError(
             f"{file} has format version {begun.get('format_version')!r}, expected "
@@ -160,6 +152,30 @@ def _begin(out: Path, config: BenchmarkConfig) -> None:
             f"{json.dumps(plain.get(other[0]))}; its lines could not be compared. Choose another "
             "out=, or the options it was begun with"
         )
+    own = _own_words(out, config, begun.get("train_of", {}))
+    write_json(file, {**begun, "train_of": own})
+    return own
+
+
+def _own_words(
+    out: Path, config: BenchmarkConfig, kept: Mapping[str, list[str]]
+) -> dict[str, list[str]]:
+    """Adds the words of memories without cells to those that are kept; refuses others."""
+    places = (f"*/{table.RUN}/config.yaml", f"*/{EVALUATION}/{RESULTS}")
+    cells = [path.parents[1].name for place in places for path in (out / CELLS).glob(place)]
+    trained = {name.rpartition("-s")[0] for name in cells}
+    own = dict(kept)
+    for memory in config.memory:
+        words = config.train_of.get(memory, [])
+        if memory not in trained:
+            own[memory] = words
+        elif own.get(memory, words) != words:
+            before = f"train_of.{memory}=[{','.join(own[memory])}]"
+            raise ConfigError(
+                f"{out} holds runs of {memory} with {before}, not [{','.join(words)}]; they could "
+                f"not stand in one line. Choose another out=, or {before}"
+            )
+    return own
 
 
 @contextlib.contextmanager

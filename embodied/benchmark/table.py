@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +43,7 @@ class Line:
       parameters: Of the policy.
       step_ms: Training seed -> time of one decision; None where it is not known.
       cpu_s: Training seed -> CPU seconds of the training; None where they are not known.
+      own: Words that it alone was trained with; None where they are not known.
     """
 
     memory: str
@@ -51,6 +52,7 @@ class Line:
     parameters: int
     step_ms: dict[int, float | None] = dataclasses.field(default_factory=dict)
     cpu_s: dict[int, float | None] = dataclasses.field(default_factory=dict)
+    own: Sequence[str] | None = None
 
     def of(self, place: Place | None = None) -> list[dict[str, Any]]:
         """Returns the rows of one task, or all."""
@@ -62,14 +64,20 @@ class Line:
         return {(e.task, e.level, e.seed): e.success for e in self.episodes[seed]}
 
 
-def read(evaluations: Sequence[Path]) -> list[Line]:
-    """Returns a line for each memory among evaluation directories, the best one first."""
+def read(evaluations: Sequence[Path], own: Mapping[str, Sequence[str]]) -> list[Line]:
+    """Returns a line for each memory among evaluation directories, the best one first.
+
+    Args:
+      evaluations: Evaluation directories.
+      own: Memory -> words that it alone was trained with, where they are known.
+    """
     lines: dict[str, Line] = {}
     for directory in evaluations:
         results = read_results(directory)
         memory, _, digits = directory.parent.name.rpartition("-s")  # a preset has its own line
         seed = int(digits)
-        line = lines.setdefault(memory, Line(memory, {}, {}, results["policy"]["parameters"]))
+        empty = Line(memory, {}, {}, results["policy"]["parameters"], own=own.get(memory))
+        line = lines.setdefault(memory, empty)
         line.rows[seed] = [row for row in results["rows"] if row["intervene"] == NONE]
         line.step_ms[seed] = results["policy"].get("step_ms")
         line.cpu_s[seed] = training_cpu_s(directory.parent / RUN / "metrics.jsonl")
@@ -110,6 +118,7 @@ def summary(line: Line, reference: Line | None) -> dict[str, Any]:
     scores = [row["score"] for row in rows]
     return {
         "memory": line.memory,
+        "train_of": line.own,
         "seeds": sorted(line.rows),
         "parameters": line.parameters,
         "n": n,
@@ -177,7 +186,7 @@ def markdown(config: BenchmarkConfig, lines: Sequence[dict[str, Any]]) -> str:
     text += markdown_table(header(lines), [[entry.text for entry in row] for row in body(lines)])
     text += ["", "## By task", ""]
     text += markdown_table(*by_task(lines))
-    text += ["", "## Commands", "", *commands(config)]
+    text += ["", "## Commands", "", *commands(config, lines)]
     return "\n".join(text) + "\n"
 
 
@@ -235,15 +244,16 @@ def by_task(lines: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]
     return ["task", "c*", "expert", *(f"`{line['memory']}`" for line in lines)], rows
 
 
-def commands(config: BenchmarkConfig) -> list[str]:
-    """Returns the commands of which the table is made, in Markdown."""
-    levels = ",".join(level for _, level in config.settings())
-    words = [f"task=[{','.join(config.task)}]", f"levels=[{levels}]"]
-    words += [f"policy={config.policy}", f"observation={config.observation}", *config.train]
-    text = [f"- `embodied train {' '.join(words)} memory=M seed=S`, and of single memories:"]
-    text += [f"  - `{m}`: `{' '.join(own)}`" for m, own in config.train_of.items() if own]
-    fresh = f"episodes={config.episodes} seed_start={config.seed_start}"
-    return [*text, f"- `embodied evaluate RUN {' '.join([fresh, *config.evaluate])}`"]
+def commands(config: BenchmarkConfig, lines: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the commands of which the lines are made, in Markdown."""
+    shared = " ".join(config.training())
+    text = [f"- `embodied train memory=M seed=S {shared}`, and of single memories:"]
+    for line in lines:
+        if line["train_of"] is None:
+            text.append(f"  - `{line['memory']}`: unknown, as its runs are older than this record")
+        elif line["train_of"]:
+            text.append(f"  - `{line['memory']}`: `{' '.join(line['train_of'])}`")
+    return [*text, f"- `embodied evaluate RUN {' '.join(config.evaluating())}`"]
 
 
 def _measured(lines: Sequence[dict[str, Any]]) -> bool:

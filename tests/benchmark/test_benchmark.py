@@ -37,8 +37,9 @@ def test_cells_are_done_once_and_more_can_be_added(commands: Commands, tmp_path:
     assert [words[0] for words in commands.calls].count("train") == 2
     train = next(words for words in commands.calls if words[0] == "train")
     assert train[1:-1] == (
-        "policy=memory_vla", "memory=full_history", "task=[remember_color,put_block_back]",
-        "levels=[easy,easy]", "observation=state", "seed=0", "preset=state", "steps=5",
+        "memory=full_history", "seed=0", "policy=memory_vla",
+        "task=[remember_color,put_block_back]", "levels=[easy,easy]", "observation=state",
+        "preset=state", "steps=5",
     )  # fmt: skip
     own = config(out, train=["policy.config.trunk=entities"])
     assert not any("preset=state" in cell.training for cell in run.cells(out, own))
@@ -58,6 +59,35 @@ def test_cells_are_done_once_and_more_can_be_added(commands: Commands, tmp_path:
         "800 | 2.5 | 1.5 | 1,234 | 20 |" in text
     )
     assert "| put_block_back easy | 30.0 % | 100.0 % | 90.0 % (59.6 – 98.2) |" in text
+
+
+def test_lines_are_shown_with_the_words_that_made_them(commands: Commands, tmp_path: Path) -> None:
+    out, wide = tmp_path / "b", {"gru": ["memory.config.width=128"]}
+    commands.broken = ("gru",)
+    run.benchmark(config(out, memory=["gru", "none"], train_of={"gru": ["memory.config.widht=1"]}))
+    commands.broken = ()  # what never began may be asked for in other words
+    run.benchmark(config(out, memory=["gru"], train_of=wide))
+    run.benchmark(config(out, memory=["none"]))
+
+    def told() -> str:
+        return (out / "table.md").read_text().split("## Commands")[1]
+
+    assert "- `gru`: `memory.config.width=128`" in told() and "`none`" not in told()
+    for memory in ("gru", "none"):
+        made = next(words for words in commands.calls if f"memory={memory}" in words)
+        shared = " ".join(made[3 : made.index("steps=5") + 1])
+        assert f"`embodied train memory=M seed=S {shared}`" in told()
+    commands.calls.clear()
+    for words in ({}, {"gru": ["memory.config.width=64"]}):
+        with pytest.raises(ConfigError, match=r"of gru with train_of.gru=\[memory.*width=128"):
+            run.benchmark(config(out, memory=["gru"], seeds=[0, 1], train_of=words))
+    assert commands.calls == []
+    run.benchmark(config(out, memory=["gru"], seeds=[0, 1], train_of=wide))
+    # A directory from before words were kept carries on, and says that they are unknown.
+    file = out / "benchmark.json"
+    write_json(file, {k: v for k, v in read_json(file).items() if k != "train_of"})
+    run.benchmark(config(out, memory=["gru"]))
+    assert "- `gru`: unknown" in told()
 
 
 def test_a_failed_cell_is_named_and_the_others_go_on(
