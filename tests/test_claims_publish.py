@@ -12,7 +12,7 @@ import pytest
 
 from embodied.claims import index, publish
 from embodied.core.errors import ConfigError, DataError
-from embodied.data.manifest import directory_lock
+from embodied.core.files import held_directory
 from embodied.evaluate.results import EpisodeResult, write_episodes
 
 CLAIM, TWIN = "memory_vla-color-k3-state-gru", "memory_vla-color-k3-state-none"
@@ -216,7 +216,7 @@ def test_a_claim_is_back_after_a_kill_between_the_two_renames(tmp_path, root):
 
 def test_only_one_process_publishes(tmp_path, root):
     publish_wins(tmp_path, root, 2)
-    with directory_lock(root), pytest.raises(DataError, match="another process is writing to"):
+    with held_directory(root), pytest.raises(DataError, match="another process is writing to"):
         publish_wins(tmp_path, root, 4)
     assert state(root) == (0.5, True)
 
