@@ -28,6 +28,12 @@ def sentences(certificate: Mapping[str, Any] | None, level: str) -> list[str]:
             f"Under {control}: {pairs} pairs of rollouts with different cues are {equal} at go; "
             f"what was corrupted before a gate {shows} after it ({gate['corruptions']} attempts)."
         )
+    for control, found in proof.get("onward", {}).items():
+        equal = "equal to the last bit" if found["holds"] else "NOT equal"
+        lines.append(
+            f"Under {control}, a motion of one cue done again from {found['gates']} other gates is "
+            f"{equal} over {found['ticks']:,} ticks, until something is decided."
+        )
     for control, attacks in proof.get("attack", {}).items():
         for sees, attack in attacks.items():
             lines.append(

@@ -30,7 +30,7 @@ class BenchmarkConfig:
       seed_start: First of the fresh seeds.
       collect: Further words of ``embodied collect``, for example ``[label_horizon=8]``.
       train: Further words of ``embodied train``, for example ``[steps=2000]``. From state,
-        MemoryVLA takes ``preset=state`` by itself.
+        MemoryVLA takes ``preset=state`` by itself, if neither this nor `train_of` names a preset.
       train_of: The same for single memories: ``train_of.gru=[memory.config.width=128]``. They
         stay those of a memory's first run.
       evaluate: Further words of ``embodied evaluate``.
@@ -88,7 +88,8 @@ class BenchmarkConfig:
         tasks, levels = (",".join(names) for names in zip(*self.settings(), strict=True))
         # MemoryVLA reads tables of entities, not pictures, by its preset; nothing else is named so.
         reads = self.observation == "state" and self.policy == "memory_vla"
-        chosen = any(word.startswith(("preset=", "policy.config.trunk=")) for word in self.train)
+        words = [*self.train, *(word for own in self.train_of.values() for word in own)]
+        chosen = any(word.startswith(("preset=", "policy.config.trunk=")) for word in words)
         return (
             f"policy={self.policy}",
             f"task=[{tasks}]",

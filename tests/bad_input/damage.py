@@ -25,12 +25,13 @@ from tests.data.test_files import first_shard, rehash
 TASK = "remember_color"
 SMALL = (
     "policy.config.width=16",
-    "policy.config.channels=[8,16]",
     "policy.config.readout_queries=2",
     "policy.config.head.dit.hidden=16",
     "policy.config.head.dit.depth=1",
 )
-TRAIN = ("train", f"task={TASK}", "steps=2", "batch_episodes=2", "out=new", *SMALL)
+ANY = ("train", f"task={TASK}", "steps=2", "batch_episodes=2", "out=new", *SMALL)
+"""With any trunk; `TRAIN` is for the one that has a stem."""
+TRAIN = (*ANY, "policy.config.channels=[8,16]")
 EVALUATE = ("evaluate", "run", "episodes=1", "batch=1", "videos=0", "progress=false")
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from embodied.cli import main
 from tests.bad_input.damage import (
+    ANY,
     EVALUATE,
     SMALL,
     TASK,
@@ -37,7 +38,7 @@ from tests.bad_input.damage import (
     unfinished,
 )
 
-TINY = [*TRAIN, "policy.config.trunk=tiny", "policy.config.encoder.image_size=16"]
+TINY = [*ANY, "policy.config.trunk=tiny", "policy.config.encoder.image_size=16"]
 """An encoder that fits the pictures of ``data``."""
 
 NAMES = [
@@ -111,7 +112,7 @@ TYPES = [
     ([*TRAIN, "data=data", "levels=[easy,hard]"], "1 tasks need as many levels"),
     ([*TRAIN, "data=data", "order=stream"], "order_ticks must be >= 2 for order=stream, got 0"),
     ([*TRAIN, "data=data", "stages=[{steps: 9}, {steps: 9}]"], "the last would never begin"),
-    ([*TRAIN, "data=data", "policy.config.trunk=tiny"], "16 px wide, the encoder takes"),
+    ([*ANY, "data=data", "policy.config.trunk=tiny"], "16 px wide, the encoder takes"),
     ([*TINY, "data=data", "policy.config.token_grid=3"], "token_grid=3 must divide"),
     (["collect", f"task={TASK}", "out=new", "workers=-1"], "num_workers must be at least 0"),
     (
@@ -132,7 +133,7 @@ FILES = [
     (edit_manifest(action_size=6), [*MIXED, "data=data,other_task"], "action_size: 6 against 7"),
     (edit_manifest(action_size=6), [*TRAIN, "data=data"], "label chunks of [16, 7], expected"),
     (nothing, [*TRAIN, "data=data", "policy.config.horizon=40"], "label chunks have 16"),
-    (nothing, [*TRAIN, "data=data", "policy.config.trunk=entities"], "Use observation=state"),
+    (nothing, [*ANY, "data=data", "policy.config.trunk=entities"], "Use observation=state"),
     (nothing, [*TRAIN, "data=data", "policy.config.proprio=[joint]"], "needs the observations"),
     (nothing, ["data", "render", "data", "out=data"], "is the source itself"),
     (nothing, ["collect", f"task={TASK}", "image_size=24", "out=data", "episodes=3", "workers=0"],
