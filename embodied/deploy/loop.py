@@ -105,11 +105,13 @@ class ControlLoop:
         self.counters = Counters()
         self._now, self._journal = now, journal
         self._frames, self._frozen = Frames(robot), Frozen(robot.frozen_m)
+        self._pose = robot.pose(self.spec)
         self._place: tuple[int, int, int, bool] | None = None
         self._phase = 0
         self._first = False
         self._due = False
         self._blind_since: float | None = None
+        self._lost_since: float | None = None
         self._observed_s = 0.0
         self._asked_tick = 0
         self._asked_s = 0.0
@@ -159,7 +161,17 @@ class ControlLoop:
             return
         seen = self._frames.seen(frame.obs)
         self._row["obs"] = {key: seen[key] for key in LOGGED if key in seen}
-        batch = {key: np.asarray(value)[None] for key, value in seen.items()}
+        if lost := fault(seen, self._pose, self.robot.black_level):
+            # Where the arm is nobody knows; what was decided and what is on its way can wait.
+            self._refuse(lost)
+            self._lost_since = now if self._lost_since is None else self._lost_since
+            stops = now - self._lost_since > self.robot.watchdog_s
+            if stops:
+                self._take(None, {})
+            self._finish(now, frame, None, STOP if stops else HOLD)
+            return
+        self._lost_since = None
+        batch = {key: value[None] for key, value in seen.items()}
         rule = self._posture(seen)
         if not rule:
             self._observe(frame, seen, batch, now)
@@ -172,7 +184,7 @@ class ControlLoop:
         action = None
         if not frame.held and rule != AWAY:
             action = self._blended(self.executor.act(batch, ROW)[0])
-            action = limited(action, np.asarray(seen.get(HAND, ())), self.robot)
+            action = limited(action, seen[HAND], self.robot)
         self._finish(now, frame, action, rule or ("held" if frame.held else "act"))
 
     # -- parts of a tick ----------------------------------------------------------------------
@@ -194,9 +206,10 @@ class ControlLoop:
 
     def _posture(self, seen: Mapping[str, Any]) -> str:
         """Returns what the joints demand: to stop beyond a limit, or to wait away from home."""
-        joints, robot = np.asarray(seen.get(JOINTS, ())), self.robot
-        if not robot.joints or joints.shape != (len(robot.joints),):
+        robot = self.robot
+        if not robot.joints:
             return ""
+        joints = seen[JOINTS]
         low, high = np.asarray(robot.joint_low_rad), np.asarray(robot.joint_high_rad)
         if ((joints < low) | (joints > high)).any():
             return STOP
@@ -218,9 +231,8 @@ class ControlLoop:
         if not self._due or self.worker.busy:
             return
         wrong = self._wrong(frame, seen)
-        self._row["refused"] = wrong
         if wrong:
-            self.counters.refused[wrong] = self.counters.refused.get(wrong, 0) + 1
+            self._refuse(wrong)
             self._blind_since = now if self._blind_since is None else self._blind_since
             return
         self._blind_since = None
@@ -242,6 +254,10 @@ class ControlLoop:
         self._observed_s = frame.time_s
         self._first = self._due = False
         self.counters.observed += 1
+
+    def _refuse(self, wrong: str) -> None:
+        self._row["refused"] = wrong
+        self.counters.refused[wrong] = self.counters.refused.get(wrong, 0) + 1
 
     def _wrong(self, frame: Frame, seen: dict[str, Any]) -> str:
         """Returns why memory must not see a frame; "" if it may."""

@@ -18,10 +18,13 @@ from embodied.core.specs import (
     PolicySpec,
     check_observations,
 )
+from embodied.evaluate.executors.keyframe import READS
 
 HOLD, SKIP, BLEND, STOP = "hold", "skip", "blend", "stop"
 LATE_RULES = (HOLD, SKIP, BLEND, STOP)
 HAND, JOINTS = "eef_pos_world_m", "joint_pos_rad"
+DRIVEN_BY = dict(zip(READS, ((3,), (4,), (1,)), strict=True))
+"""What a hand is driven to keyframes by -> its shape."""
 REQUIRED = ("name", "control_hz", "observations", "workspace_low_m", "workspace_high_m")
 """What a description must say: nobody's limits but the robot's own are safe to assume."""
 
@@ -168,6 +171,25 @@ class RobotConfig:
                 ) from error
         return found
 
+    def pose(self, spec: PolicySpec) -> dict[str, ArraySpec]:
+        """Returns what each frame must tell before an arm moves by it: policy's key -> spec.
+
+        Args:
+          spec: Of a policy that fits; see `check`.
+        """
+        keys = DRIVEN_BY if spec.action.kind == KEYFRAME else [HAND]
+        offered = self._offered()
+        return {key: offered[key] for key in (*keys, *([JOINTS] if self.joints else []))}
+
+    def _offered(self) -> dict[str, ArraySpec]:
+        """Returns key -> spec of what the robot sends, by its own names and the policy's."""
+        offered = self.specs()
+        for key, other in self.rename.items():
+            if other not in offered:
+                raise SpecMismatch(f"{self.name}: rename names {other!r}, which it does not send")
+            offered[key] = offered[other]
+        return offered
+
     def check(self, spec: PolicySpec, source: str) -> None:
         """Refuses a policy that this robot can't serve.
 
@@ -188,16 +210,18 @@ class RobotConfig:
                 f"{source} answers {spec.action.kind!r}, and {self.name} takes "
                 f"{self.action_kind!r}; choose a robot description for such actions"
             )
-        offered = self.specs()
-        for key, other in self.rename.items():
-            if other not in offered:
-                raise SpecMismatch(f"{self.name}: rename names {other!r}, which it does not send")
-            offered[key] = offered[other]
+        offered = self._offered()
         if offered.get(HAND) is None or offered[HAND].shape != (3,):
             raise SpecMismatch(
                 f"{self.name} must send its hand's position {HAND}, float32[3]: the workspace is "
                 "kept by it"
             )
+        for key, shape in DRIVEN_BY.items() if spec.action.kind == KEYFRAME else ():
+            if key not in offered or offered[key].shape != shape:
+                raise SpecMismatch(
+                    f"{source} answers {KEYFRAME!r}, and {self.name} must send {key} of shape "
+                    f"{list(shape)}: the hand is driven there by {', '.join(DRIVEN_BY)}"
+                )
         self._check_joints(spec, offered, source)
         check_observations(spec.observations, offered, needs=source, gives=self.name)
         for key, needed in spec.observations.items():
@@ -212,6 +236,11 @@ class RobotConfig:
     ) -> None:
         """Refuses joints that are not the policy's, or not as many as are described."""
         needed, sent = spec.observations.get(JOINTS), offered.get(JOINTS)
+        if sent is None and self.joints:
+            raise SpecMismatch(
+                f"{self.name} describes joints, and does not send {JOINTS}: their limits are kept "
+                "by it; send it, or describe none"
+            )
         if sent is not None and self.joints and sent.shape != (len(self.joints),):
             raise SpecMismatch(
                 f"{self.name} sends {JOINTS} of shape {list(sent.shape)}, and describes "

@@ -209,6 +209,10 @@ def test_late_ticks_are_counted_and_left_out() -> None:
             },
             r"shape \[7\], and describes 2 joints: a, b",
         ),
+        (
+            {"joints": ["a"], "joint_low_rad": [-1], "joint_high_rad": [1]},
+            "fake describes joints, and does not send joint_pos_rad",
+        ),
     ],
 )
 def test_robots_that_do_not_fit_are_refused(options, message) -> None:
@@ -337,6 +341,62 @@ def test_an_episode_begins_at_home_and_a_joint_beyond_its_limit_stops_the_arm() 
     assert rig.play(range(6, 7), obs=joints(0.9, 0.9)) == pytest.approx(MOVES[3:4])  # on its way
     assert rig.tick(frame(7, obs=joints(1.01, 0.9))) is None
     assert rig.loop.counters.stops == 1
+
+
+@pytest.mark.parametrize(
+    ("obs", "what"),
+    [
+        ({"joint_pos_rad": np.array([np.nan, 0.5], np.float32)}, "joint_pos_rad not finite"),
+        ({"joint_pos_rad": np.zeros(3, np.float32)}, "joint_pos_rad of another size"),
+        ({"eef_pos_world_m": np.zeros(2, np.float32)}, "eef_pos_world_m of another size"),
+        ({}, "joint_pos_rad missing"),
+    ],
+)
+def test_an_arm_whose_pose_is_not_told_stands_and_is_then_stopped(obs, what) -> None:
+    """Whether or not the policy reads it: its limits are kept by it, and hanging cameras found."""
+    rig = Rig(**JOINTED, frozen_m=0.02, stale_s=0.2, watchdog_s=0.2)
+    seen = {"front_image_u8": OBSERVATIONS["front_image_u8"]}
+    rig.loop.spec = dataclasses.replace(SPEC, observations=seen)
+    joints = {"joint_pos_rad": np.array([0.0, 0.5], np.float32)}
+    rig.play(range(3), obs=joints)
+    assert rig.play(range(3, 5), obs=obs) == [0.0, 0.0]
+    assert rig.play(range(5, 7), obs=joints) == pytest.approx(MOVES[3:5])  # nothing was lost
+    sent = [rig.tick(frame(tick, obs=obs)) for tick in range(7, 14)]  # memory's time comes
+    assert [action is None for action in sent] == [False] * 5 + [True] * 2
+    assert not any(action.any() for action in sent[:5])
+    assert rig.loop.counters.refused == {what: 9} and rig.rows[-1]["refused"] == what
+    assert rig.play(range(14, 16), obs=joints) == pytest.approx(MOVES[:2])
+    assert [ask.time_s for ask in rig.worker.asks] == pytest.approx([0.0, 0.7])
+
+
+def test_a_hand_on_its_way_to_a_keyframe_needs_its_pose() -> None:
+    class Worker(FakeWorker):
+        def answer(self, wait_s: float = 0.0):
+            found = super().answer(wait_s)
+            there = np.array([[0.1, 0, 1, 0, 0, 0, 1, -1, 1]], np.float32)
+            return found and (found[0], there)
+
+    pose = {
+        "eef_quat_xyzw": np.array([0, 0, 0, 1], np.float32),
+        "gripper_opening": np.ones(1, np.float32),
+    }
+    runtime, rig = FakeRuntime(), Rig()
+    action = dataclasses.replace(SPEC.action, kind="keyframe", size=9, horizon=1)
+    runtime.spec = dataclasses.replace(SPEC, action=action, observe_on="decision")
+    told = {key: {"shape": value.shape, "dtype": "float32"} for key, value in pose.items()}
+    with pytest.raises(SpecMismatch, match=r"fake must send eef_quat_xyzw of shape \[4\]"):
+        robot().check(runtime.spec, "bundle")
+    odd = {**told, "gripper_opening": {"shape": [], "dtype": "float32"}}
+    with pytest.raises(SpecMismatch, match=r"fake must send gripper_opening of shape \[1\]"):
+        robot(observations={**OFFERED, **odd}).check(runtime.spec, "bundle")
+    rig.loop = ControlLoop(
+        runtime, robot(observations={**OFFERED, **told}), rig.link, Worker(),
+        ExecutorConfig("keyframe"), now=lambda: rig.now,
+    )  # fmt: skip
+    assert all(x > 0 for x in rig.play(range(3), obs=pose))
+    bad = {**pose, "gripper_opening": np.array(1, np.float32)}
+    assert rig.play(range(3, 4), obs=bad) == rig.play(range(4, 5)) == [0.0]
+    assert all(x > 0 for x in rig.play(range(5, 8), obs=pose))
 
 
 def test_a_loop_that_fails_stops_the_arm() -> None:
