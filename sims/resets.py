@@ -45,7 +45,7 @@ class Reset:
 
 
 class ResetReader:
-    """Reads calls of ``reset``, and goes on from the seeds of the last.
+    """Reads calls of ``reset``.
 
     Args:
       num_envs: Rows n.
@@ -53,16 +53,24 @@ class ResetReader:
 
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs
-        self._last: list[int] | None = None
+        start = int(np.random.default_rng().integers(2**30))
+        self._last = [start + row for row in range(num_envs)]
 
-    def read(self, seed: int | Sequence[int] | None, options: Mapping[str, Any] | None) -> Reset:
+    def read(
+        self,
+        seed: int | Sequence[int] | None,
+        options: Mapping[str, Any] | None,
+        playing: np.ndarray,
+    ) -> Reset:
         """Returns what is asked for.
 
         Args:
-          seed: A seed for each row, or one that counts up over the rows. Without one, seeds go
-            on from the last ones given (from random ones at first).
+          seed: A seed for each row, or one that counts up over the rows. Without one, each row
+            goes on from the seed that it plays, raised by n; one that plays none goes on from
+            the last seed given for it (from a random one at first).
           options: ``reset_mask`` (bool [n], rows to reset; by default all) and ``cue`` (a cue
             or None for each row).
+          playing: int64 [n] seeds that the rows play; -1 for none.
 
         Raises:
           ConfigError: For an unknown option, or one with another number of entries than rows.
@@ -73,7 +81,7 @@ class ResetReader:
             raise unknown_name("reset option", sorted(options)[0], ["reset_mask", "cue"])
         mask = np.ones(self.num_envs, bool) if given is None else np.asarray(given, bool)
         cues = [None] * self.num_envs if cues is None else list(cues)
-        seeds = self._seeds(seed)
+        seeds = self._seeds(seed, playing)
         for name, value in (("reset_mask", mask), ("cue", cues), ("seed", seeds)):
             if len(value) != self.num_envs:
                 raise ConfigError(
@@ -82,11 +90,10 @@ class ResetReader:
         self._last = seeds
         return Reset(mask, seeds, [None if cue is None else int(cue) for cue in cues])
 
-    def _seeds(self, seed: int | Sequence[int] | None) -> list[int]:
-        if seed is None and self._last is not None:
-            return [last + self.num_envs for last in self._last]
+    def _seeds(self, seed: int | Sequence[int] | None, playing: np.ndarray) -> list[int]:
         if seed is None:
-            seed = int(np.random.default_rng().integers(2**30))
+            last = np.where(playing < 0, self._last, playing)
+            return [int(s) + self.num_envs for s in last]
         if isinstance(seed, (int, np.integer)):
             return [int(seed) + row for row in range(self.num_envs)]
         return [int(s) for s in seed]

@@ -88,7 +88,8 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
         else:
             self._pool = _Pool(min(num_workers, num_envs), num_envs, timeout_s)
             self._setup(self._pool.make(autoreset, kwargs))
-            self._arrays = views(self._layout, self._pool.share(self._layout, self._size))
+            self._arrays = self._pool.share(self._layout, self._size)
+        self._arrays["seed"][:] = -1  # of a row that plays none
         self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
         self._reader = ResetReader(self.num_envs)
 
@@ -127,18 +128,16 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
         """Starts episodes.
 
         Args:
-          seed: A seed for each row, or one that counts up over the rows. Without one, seeds go
-            on from the last ones given (from random ones at first).
+          seed: A seed for each row, or one that counts up over the rows. Without one, each row
+            goes on from the seed that it plays, raised by n (from random ones at first).
           options: ``reset_mask`` (bool [n], rows to reset; others stay as they are) and
             ``cue`` (a cue or None for each row).
 
         Returns:
           Observations [n, ...] and infos of all rows.
         """
-        asked = self._reader.read(seed, options)
+        asked = self._reader.read(seed, options, self._arrays["seed"])
         self._take(self._do("reset", asked.mask.tolist(), asked.seeds, asked.cues))
-        if self._pool is not None:
-            self._pool.note_seeds(asked.mask, asked.seeds)
         return self._observations(), self._collect_infos()
 
     def step(
@@ -299,7 +298,7 @@ class _Pool:
         self._file = tempfile.TemporaryFile(dir=shared)  # noqa: SIM115  (closed by close)
         self._rows = [list(block) for block in np.array_split(np.arange(num_envs), workers)]
         self._rows = [[int(r) for r in block] for block in self._rows]
-        self._seeds: dict[int, int] = {}
+        self._arrays: dict[str, np.ndarray] = {}
         self._connections: list[Connection] = []
         self._processes: list[subprocess.Popen] = []
         environment = {**os.environ, **dict.fromkeys(_THREADS, "1")}
@@ -327,13 +326,13 @@ class _Pool:
             connection.send(("make", rows, self._num_envs, autoreset, dict(kwargs)))
         return self._gather()[0]
 
-    def share(self, layout: list, size: int) -> mmap.mmap:
-        """Gives all workers the shared arrays; returns the buffer."""
+    def share(self, layout: list, size: int) -> dict[str, np.ndarray]:
+        """Gives all workers the shared arrays; returns them."""
         self._file.truncate(size)
-        buffer = mmap.mmap(self._file.fileno(), size)
+        self._arrays = views(layout, mmap.mmap(self._file.fileno(), size))
         self._broadcast(("attach", layout, size))
         self._gather()
-        return buffer
+        return self._arrays
 
     def do(self, command: str, *args: Any) -> dict[int, dict[str, Any]]:
         """Runs a command on all workers; returns the infos of all their rows."""
@@ -348,10 +347,6 @@ class _Pool:
         index = next(i for i, rows in enumerate(self._rows) if row in rows)
         self._send(index, ("call", name, row, args))
         return self._gather([index])[0]
-
-    def note_seeds(self, mask: np.ndarray, seeds: Sequence[int]) -> None:
-        """Remembers which seed each row plays, for messages."""
-        self._seeds.update({int(row): seeds[row] for row in np.flatnonzero(mask)})
 
     def _broadcast(self, message: tuple) -> None:
         for index in range(len(self._rows)):
@@ -396,7 +391,8 @@ class _Pool:
 
     def _fail(self, index: int, what: str) -> None:
         rows = self._rows[index]
-        seeds = [self._seeds.get(row) for row in rows]
+        played = self._arrays["seed"][rows].tolist() if self._arrays else [-1] * len(rows)
+        seeds = [seed if seed >= 0 else None for seed in played]
         self.close()
         raise SimulatorError(
             f"simulator worker {index} {what}; its rows {rows} played seeds {seeds}. The other "

@@ -42,6 +42,7 @@ def array_layout(
         ("action", "int64", (num_envs,))
         if action.kind == DISCRETE
         else ("action", "float32", (num_envs, action.size)),
+        ("seed", "int64", (num_envs,)),
         ("reward", "float64", (num_envs,)),
         ("terminated", "bool", (num_envs,)),
         ("truncated", "bool", (num_envs,)),
@@ -87,7 +88,6 @@ class Rows:
             row: memory_bench_env(**kwargs, render_every_step=False) for row in self.rows
         }
         self._experts: dict[int, Any] = {}
-        self._seeds: dict[int, int] = {}
         self._arrays: dict[str, np.ndarray] = {}
         self._obs: dict[int, dict[str, np.ndarray]] = {}
 
@@ -119,7 +119,7 @@ class Rows:
 
     def _start(self, row: int, seed: int, cue: int | None = None) -> dict[str, Any]:
         env = self._envs[row]
-        self._seeds[row] = seed
+        self._arrays["seed"][row] = seed
         env.start(seed, cue)
         env.fill(self._obs[row], draw=True)
         self._arrays["reward"][row] = 0.0
@@ -151,7 +151,7 @@ class Rows:
             info = env.current_info(gate=gate, fresh=draw)
             if env.over and self.autoreset == SAME_STEP:
                 final = {key: value.copy() for key, value in self._obs[row].items()}
-                fresh = self._start(row, self._seeds[row] + self.num_envs)
+                fresh = self._start(row, env.task.seed + self.num_envs)
                 info = {**fresh, "final_obs": final, "final_info": info}
             arrays["reward"][row] = reward
             arrays["terminated"][row], arrays["truncated"][row] = terminated, truncated
@@ -169,7 +169,7 @@ class Rows:
             env.restore_state(states[row])
             env.fill(self._obs[row], draw=True)
             reward, terminated, truncated = env.outcome()
-            self._seeds[row] = env.task.seed
+            self._arrays["seed"][row] = env.task.seed
             self._arrays["reward"][row] = reward if env.over else 0.0
             self._arrays["terminated"][row] = terminated
             self._arrays["truncated"][row] = truncated

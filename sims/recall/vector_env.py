@@ -91,15 +91,16 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
         """Starts episodes.
 
         Args:
-          seed: A seed for each row, or one that counts up over the rows. Without one, seeds go
-            on from the last ones given (from random ones at first).
+          seed: A seed for each row, or one that counts up over the rows. Without one, each row
+            goes on from the seed that it plays, raised by n (from random ones at first).
           options: ``reset_mask`` (bool [n], rows to reset; others stay as they are) and
             ``cue`` (a cue or None for each row).
 
         Returns:
           Observations [n, ...] and infos of all rows.
         """
-        asked = self._reader.read(seed, options)
+        playing = np.where(self.game.started, self.game.seed, -1)
+        asked = self._reader.read(seed, options, playing)
         rows = np.flatnonzero(asked.mask)
         seeds, cues = seed_array(asked.seeds), cue_array(asked.cues)
         self.game.start(rows, seeds[rows], cues[rows])

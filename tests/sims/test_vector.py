@@ -42,6 +42,12 @@ def rollout(vec, ticks=24, **kwargs):
     return out
 
 
+def assert_same_infos(left, right):
+    assert left.keys() == right.keys()
+    for name, column in left.items():
+        np.testing.assert_equal(column, right[name], err_msg=name)
+
+
 @pytest.mark.render
 @pytest.mark.parametrize("autoreset", ["disabled", "same_step"])
 def test_results_do_not_depend_on_workers(make_vec, autoreset):
@@ -53,9 +59,7 @@ def test_results_do_not_depend_on_workers(make_vec, autoreset):
             assert_equal(left[0], right[0])
             for a, b in zip(left[1:4], right[1:4], strict=True):
                 np.testing.assert_array_equal(a, b)
-            for name, column in left[4].items():
-                if name not in ("final_obs", "final_info"):
-                    assert np.array_equal(column, right[4][name]), name
+            assert_same_infos(left[4], right[4])
 
 
 @pytest.mark.filterwarnings("ignore:.*simulator workers.*")
@@ -100,19 +104,33 @@ def test_inactive_rows_stand_still(make_vec):
         assert infos["time_s"].tolist() == pytest.approx([0.05 * (tick + 1), 0.0])
 
 
-def test_same_step_autoreset_goes_on_with_balanced_seeds(make_vec):
-    vec = make_vec(3, autoreset="same_step")
-    ended = []
-    for _, _, terminated, truncated, infos in rollout(vec, ticks=70):
-        done = terminated | truncated
-        np.testing.assert_array_equal(done, infos["_final_obs"])
-        for row in np.flatnonzero(done):
-            assert infos["final_info"][row]["phase"] == "execute"
-            assert infos["final_obs"][row].keys() == vec.single_observation_space.keys()
-            assert infos["time_s"][row] == 0.0 and infos["phase"][row] == "cue"
-            ended.append((row, infos["final_info"][row]["cue"]))
-    assert len(ended) >= 6
-    assert {row for row, _ in ended} == {0, 1, 2}
+@pytest.mark.parametrize("workers", [0, 2])
+def test_same_step_autoreset_equals_separate_episodes(make_vec, make_env, workers):
+    vec, seeds = make_vec(2, workers, autoreset="same_step"), [20, 21]
+    vec.reset(seed=seeds)
+    alone = [make_env(knobs=KNOBS, copy=row) for row in range(2)]
+    for env, seed in zip(alone, seeds, strict=True):
+        env.reset(seed=seed)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        actions = rng.uniform(-1, 1, (2, 7)).astype(np.float32)
+        obs, reward, terminated, truncated, infos = vec.step(actions)
+        np.testing.assert_array_equal(terminated | truncated, infos["_final_obs"])
+        for row, env in enumerate(alone):
+            last = env.step(actions[row])
+            assert last[1:4] == (reward[row], terminated[row], truncated[row])
+            if env.over:
+                assert_equal(infos["final_obs"][row], last[0])
+                assert infos["final_info"][row] == last[4]
+                seeds[row] += 2
+                last = env.reset(seed=seeds[row])
+            else:
+                assert infos["final_obs"][row] is None and infos["final_info"][row] is None
+            assert_equal({k: v[row] for k, v in obs.items()}, last[0])
+            assert {k: infos[k][row] for k in last[-1]} == last[-1]
+    assert min(seeds) >= 24
+    vec.reset()
+    assert vec.save_state()["task_seed"].tolist() == [seed + 2 for seed in seeds]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -167,12 +185,12 @@ def test_bad_input_names_the_row(make_vec, workers):
 
 
 def test_a_dead_worker_is_named_and_closes_the_rest(make_vec):
-    vec = make_vec(2, 2)
-    vec.reset(seed=[5, 6])
+    vec = make_vec(2, 2, autoreset="same_step")
+    rollout(vec)
     processes = list(vec._pool._processes)
     os.kill(processes[1].pid, signal.SIGKILL)
     processes[1].wait(timeout=10)
-    with pytest.raises(SimulatorError, match=r"seeds \[6\]"):
+    with pytest.raises(SimulatorError, match=r"rows \[1\] played seeds \[13\]"):
         vec.step(np.zeros((2, 7)))
     assert all(process.poll() is not None for process in processes)
     with pytest.raises(SimulatorError, match="closed"):

@@ -166,6 +166,8 @@ def test_same_step_autoreset_equals_separate_episodes(task):
             assert_equal({k: v[row] for k, v in obs.items()}, last[row][0])
             assert {k: infos[k][row] for k in last[row][1]} == last[row][1]
     assert min(seeds) >= 23
+    vec.reset()
+    assert vec.game.seed.tolist() == [seed + 3 for seed in seeds]
 
 
 def test_row_dicts_are_a_sequence_and_a_batch():
@@ -191,6 +193,16 @@ def test_seedless_resets_go_on():
     vec.reset(seed=7)
     vec.reset()
     assert vec.game.seed.tolist() == [9, 10]
+    vec.reset(options={"reset_mask": [True, False]})
+    vec.reset()
+    assert vec.game.seed.tolist() == [13, 12]
+    other = RecallVectorEnv(LITE, 2, **SHORT)
+    other.reset(seed=[3, 6], options={"reset_mask": [True, False]})
+    other.reset()
+    assert other.game.seed.tolist() == [5, 8], "a row that played none goes on as it was told"
+    other.restore_state(vec.save_state())
+    other.reset()
+    assert other.game.seed.tolist() == [15, 14]
     env = RecallEnv(LITE, **SHORT)
     runs = []
     for _ in range(2):
