@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,32 +29,50 @@ def check_rows(num_envs: int, num_workers: int, autoreset: str) -> None:
         )
 
 
+def seed_array(seeds: Iterable[int]) -> np.ndarray:
+    """Returns seeds as int64 [n].
+
+    Raises:
+      ConfigError: For one that is no whole number, below 0 or from 2**63 on.
+    """
+    given = list(seeds)
+    wrong = [seed for seed in given if not (_whole(seed) and 0 <= seed < 2**63)]
+    if wrong:
+        raise ConfigError(f"seed: expected a whole number from 0 to 2**63 - 1, got {wrong[0]!r}")
+    return np.array(given, np.int64)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer))
+
+
 @dataclasses.dataclass(frozen=True)
 class Reset:
     """What one call of ``reset`` asks for, with an entry for each of n rows.
 
     Attributes:
       mask: bool [n], rows to reset.
-      seeds: Episode seeds.
+      seeds: int64 [n] episode seeds.
       cues: Cues, or None for the seed's own.
     """
 
     mask: np.ndarray
-    seeds: list[int]
+    seeds: np.ndarray
     cues: list[int | None]
 
 
 class ResetReader:
-    """Reads calls of ``reset``.
+    """Reads calls of ``reset``, before anything is done to a row.
 
     Args:
       num_envs: Rows n.
+      task: Name of the task, for messages.
+      n_cues: Cues that it has.
     """
 
-    def __init__(self, num_envs: int) -> None:
-        self.num_envs = num_envs
-        start = int(np.random.default_rng().integers(2**30))
-        self._last = [start + row for row in range(num_envs)]
+    def __init__(self, num_envs: int, task: str, n_cues: int) -> None:
+        self.num_envs, self._task, self._n_cues = num_envs, task, n_cues
+        self._last = np.random.default_rng().integers(2**30) + np.arange(num_envs)
 
     def read(
         self,
@@ -73,27 +91,33 @@ class ResetReader:
           playing: int64 [n] seeds that the rows play; -1 for none.
 
         Raises:
-          ConfigError: For an unknown option, or one with another number of entries than rows.
+          ConfigError: For an unknown option, one with another number of entries than rows, or
+            a seed or cue out of range.
         """
         options = dict(options or {})
-        given, cues = options.pop("reset_mask", None), options.pop("cue", None)
+        mask, cues = options.pop("reset_mask", None), options.pop("cue", None)
         if options:
             raise unknown_name("reset option", sorted(options)[0], ["reset_mask", "cue"])
-        mask = np.ones(self.num_envs, bool) if given is None else np.asarray(given, bool)
-        cues = [None] * self.num_envs if cues is None else list(cues)
-        seeds = self._seeds(seed, playing)
-        for name, value in (("reset_mask", mask), ("cue", cues), ("seed", seeds)):
-            if len(value) != self.num_envs:
-                raise ConfigError(
-                    f"{name}: expected one entry for each of {self.num_envs} rows, got {len(value)}"
-                )
-        self._last = seeds
-        return Reset(mask, seeds, [None if cue is None else int(cue) for cue in cues])
-
-    def _seeds(self, seed: int | Sequence[int] | None, playing: np.ndarray) -> list[int]:
+        n, seeds = self.num_envs, seed
         if seed is None:
-            last = np.where(playing < 0, self._last, playing)
-            return [int(s) + self.num_envs for s in last]
-        if isinstance(seed, (int, np.integer)):
-            return [int(seed) + row for row in range(self.num_envs)]
-        return [int(s) for s in seed]
+            seeds = np.where(playing < 0, self._last, playing) + n
+        elif _whole(seed):
+            seeds = range(int(seed), int(seed) + n)
+        mask = np.ones(n, bool) if mask is None else mask
+        cues = [None] * n if cues is None else cues
+        for name, value in (("reset_mask", mask), ("cue", cues), ("seed", seeds)):
+            shape = np.shape(value)
+            if shape != (n,):
+                raise ConfigError(
+                    f"{name}: expected one entry for each of {n} rows, got "
+                    f"{f'shape {shape}' if shape else f'a single {value!r}'}"
+                )
+        mask = np.asarray(mask, bool)
+        for row in np.flatnonzero(mask):
+            cue = cues[row]
+            if cue is not None and not (_whole(cue) and 0 <= cue < self._n_cues):
+                raise ConfigError(
+                    f"cue of {self._task}: expected 0 to {self._n_cues - 1}, got {cue!r}"
+                )
+        self._last = seed_array(seeds)
+        return Reset(mask, self._last, list(cues))

@@ -53,7 +53,8 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
 
     Raises:
       ConfigError: For an unknown name or a value out of range.
-      SimulatorError: If a worker dies or does not answer; all workers are then closed.
+      SimulatorError: If a worker dies or does not answer or its simulation diverges; all workers
+        are then closed. They outlive a caller's mistake.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
             self._arrays = self._pool.share(self._layout, self._size)
         self._arrays["seed"][:] = -1  # of a row that plays none
         self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
-        self._reader = ResetReader(self.num_envs)
+        own = self._spec_dict
+        self._reader = ResetReader(self.num_envs, own["task"], own["num_cues"])
 
     def _setup(self, facts: Mapping[str, Any]) -> None:
         self.observation_specs: dict[str, ArraySpec] = facts["specs"]
@@ -135,6 +137,9 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
 
         Returns:
           Observations [n, ...] and infos of all rows.
+
+        Raises:
+          ConfigError: For a wrong seed, mask or cue; no row is then reset.
         """
         asked = self._reader.read(seed, options, self._arrays["seed"])
         self._take(self._do("reset", asked.mask.tolist(), asked.seeds, asked.cues))
@@ -324,21 +329,24 @@ class _Pool:
         """Builds all rows; returns the first worker's facts."""
         for connection, rows in zip(self._connections, self._rows, strict=True):
             connection.send(("make", rows, self._num_envs, autoreset, dict(kwargs)))
-        return self._gather()[0]
+        return self._gather(closing=True)[0]
 
     def share(self, layout: list, size: int) -> dict[str, np.ndarray]:
         """Gives all workers the shared arrays; returns them."""
         self._file.truncate(size)
         self._arrays = views(layout, mmap.mmap(self._file.fileno(), size))
         self._broadcast(("attach", layout, size))
-        self._gather()
+        self._gather(closing=True)
         return self._arrays
 
     def do(self, command: str, *args: Any) -> dict[int, dict[str, Any]]:
-        """Runs a command on all workers; returns the infos of all their rows."""
+        """Runs a command on all workers; returns the infos of all their rows.
+
+        A step's arguments were checked, so that what fails there is the simulation.
+        """
         self._broadcast((command, *args))
         infos: dict[int, dict[str, Any]] = {}
-        for answer in self._gather():
+        for answer in self._gather(closing=command == "step"):
             infos.update(answer)
         return infos
 
@@ -360,9 +368,17 @@ class _Pool:
         except (BrokenPipeError, ConnectionError):
             self._dead(index)
 
-    def _gather(self, indices: Sequence[int] | None = None) -> list[Any]:
+    def _gather(self, indices: Sequence[int] | None = None, closing: bool = False) -> list[Any]:
+        """Returns the answer of each worker; raises its error if one failed.
+
+        All are waited for, or the next command would be answered by what is left of this one.
+
+        Args:
+          indices: Workers that were sent something; by default all.
+          closing: Whether an error closes all of them.
+        """
         pending = list(range(len(self._connections)) if indices is None else indices)
-        order, answers = list(pending), {}
+        order, answers, failures = list(pending), {}, {}
         while pending:
             ready = wait([self._connections[i] for i in pending], timeout=self._timeout_s)
             if not ready:
@@ -374,12 +390,12 @@ class _Pool:
                     good, answer = self._connections[index].recv()
                 except (EOFError, ConnectionError):
                     self._dead(index)
-                if not good:
-                    self.close()
-                    kind, text, trace = answer
-                    raise _rebuild(kind, text, trace)
-                answers[index] = answer
+                (answers if good else failures)[index] = answer
                 pending.remove(index)
+        if failures:
+            if closing:
+                self.close()
+            raise _rebuild(*failures[min(failures)])
         return [answers[index] for index in order]
 
     def _dead(self, index: int) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
+from embodied.core.errors import ConfigError, unknown_name  # noqa: E402
 from embodied.core.specs import DISCRETE, ActionSpec, ArraySpec  # noqa: E402
 from sims.resets import SAME_STEP  # noqa: E402
 
@@ -177,11 +178,19 @@ class Rows:
         return infos
 
     def call(self, name: str, row: int, args: Sequence[Any]) -> Any:
-        """Calls a method of a row, or returns an attribute; see the vector environment."""
+        """Calls a method of a row, or returns an attribute; see the vector environment.
+
+        Raises:
+          ConfigError: If there is none of that name, or no expert.
+        """
         target: Any = self._envs[row]
         head, _, rest = name.partition(".")
         if head == "expert":
+            if row not in self._experts:
+                raise ConfigError(f"row {row} has no expert; call('make_expert', {row}) first")
             target, name = self._experts[row], rest
+        if not hasattr(target, name):
+            raise unknown_name("call", name, [n for n in dir(target) if not n.startswith("_")])
         result = getattr(target, name)
         if callable(result):
             result = result(*args)

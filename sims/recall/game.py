@@ -107,18 +107,6 @@ def check_knobs(info: TaskInfo, knobs: Mapping[str, Any], **ranges: tuple[int, i
             )
 
 
-def seed_array(seeds: Sequence[int]) -> np.ndarray:
-    """Returns seeds as int64 [n].
-
-    Raises:
-      ConfigError: For one below 0 or from 2**63 on.
-    """
-    wrong = [seed for seed in seeds if not 0 <= seed < 2**63]
-    if wrong:
-        raise ConfigError(f"seed: expected a whole number from 0 to 2**63 - 1, got {wrong[0]}")
-    return np.array(seeds, np.int64)
-
-
 def cue_array(cues: Sequence[int | None]) -> np.ndarray:
     """Returns cues as int64 [n], with -1 for None: the seed's own."""
     return np.array([-1 if c is None else int(c) if c >= 0 else -2 for c in cues], np.int64)

@@ -13,7 +13,8 @@ from embodied.core.errors import ConfigError, SimulatorError, unknown_name
 from embodied.core.specs import ActionSpec, ArraySpec
 from sims.choices import check_choices
 from sims.recall.catalog import TASKS, make_game
-from sims.recall.game import CONTROL_HZ, Game, RecallInfo, cue_array, seed_array
+from sims.recall.game import CONTROL_HZ, Game, RecallInfo, cue_array
+from sims.resets import seed_array
 
 VIDEO_SIZE = 297
 CAMERAS = ("front",)

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 from embodied.core.errors import ConfigError, SimulatorError, unknown_name
 from sims.choices import check_choices
 from sims.recall.catalog import make_game
-from sims.recall.game import ALL, CONTROL_HZ, RecallInfo, cue_array, seed_array
+from sims.recall.game import ALL, CONTROL_HZ, RecallInfo, cue_array
 from sims.recall.gym_env import find, observation_space, picture, spec_dict
 from sims.resets import DISABLED, MODES, ResetReader, check_rows
 
@@ -74,7 +74,7 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
             "control_hz": CONTROL_HZ,
             "render_modes": ["rgb_array"],
         }
-        self._reader = ResetReader(self.num_envs)
+        self._reader = ResetReader(self.num_envs, self.info.name, self.game.n_cues)
 
     def spec_dict(self) -> dict[str, Any]:
         """Returns everything that fixes one row's environment, as JSON-ready data."""
@@ -98,12 +98,14 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
 
         Returns:
           Observations [n, ...] and infos of all rows.
+
+        Raises:
+          ConfigError: For a wrong seed, mask or cue; no row is then reset.
         """
         playing = np.where(self.game.started, self.game.seed, -1)
         asked = self._reader.read(seed, options, playing)
         rows = np.flatnonzero(asked.mask)
-        seeds, cues = seed_array(asked.seeds), cue_array(asked.cues)
-        self.game.start(rows, seeds[rows], cues[rows])
+        self.game.start(rows, asked.seeds[rows], cue_array(asked.cues)[rows])
         return self._observations(), self.game.infos()
 
     def step(

@@ -178,10 +178,51 @@ def test_bad_input_names_the_row(make_vec, workers):
     with pytest.raises(ActionError, match="shape"):
         vec.step(np.zeros((1, 7)))
     vec.step(np.array([[0.0] * 7, [np.nan] * 7]), active=[True, False])
-    with pytest.raises(ConfigError, match="one entry"):
-        vec.reset(seed=[1, 2, 3])
-    with pytest.raises(ConfigError, match="cue"):
-        vec.reset(seed=0, options={"cue": [9, 9]})
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_callers_mistake_changes_nothing(make_vec, workers):
+    vec = make_vec(2, workers)
+    with pytest.raises(SimulatorError, match="no episode to save"):
+        vec.save_state()
+    vec.reset(seed=[4, 5], options={"cue": [2, None]})
+    before = vec.save_state()
+    for wrong, match in (
+        ({"seed": 0, "options": {"cue": [0, 9]}}, "cue of remember_color: expected 0 to 2, got 9"),
+        ({"seed": 0, "options": {"cue": [0, -1]}}, "expected 0 to 2, got -1"),
+        ({"seed": 0, "options": {"cue": [0, 0.5]}}, "expected 0 to 2, got 0.5"),
+        ({"seed": 0, "options": {"cue": 1}}, "cue: expected one entry .* 2 rows, got a single 1"),
+        ({"options": {"reset_mask": True}}, "reset_mask: expected one entry .* a single True"),
+        ({"seed": [1, 2, 3]}, r"seed: expected one entry .* got shape \(3,\)"),
+        ({"seed": -1}, "seed: expected a whole number from 0 .* got -1"),
+        ({"seed": [0, 0.5]}, "seed: expected a whole number from 0 .* got 0.5"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            vec.reset(**wrong)
+    for call, match in (
+        (("rendr", 0), "did you mean 'render'"),
+        (("expert.act", 1), r"row 1 has no expert; call\('make_expert', 1\)"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            vec.call(*call)
+    with pytest.raises(ConfigError, match="simulator state: expected"):
+        vec.restore_state({**before, "mujoco_integration": np.zeros((2, 3))})
+    assert_equal(vec.save_state(), before)
+    vec.step(np.zeros((2, 7)))
+    vec.reset()
+    assert vec.save_state()["task_seed"].tolist() == [6, 7]
+
+
+def test_a_diverging_worker_closes_the_rest(make_vec):
+    vec = make_vec(2, 2)
+    vec.reset(seed=0)
+    processes = list(vec._pool._processes)
+    state = vec.call("save_state", 1)
+    state["mujoco_integration"][:] = np.nan
+    vec.call("restore_state", 1, state)
+    with pytest.raises(SimulatorError, match="diverged in remember_color, seed 1"):
+        vec.step(np.zeros((2, 7)))
+    assert all(process.poll() is not None for process in processes)
 
 
 def test_a_dead_worker_is_named_and_closes_the_rest(make_vec):

@@ -299,6 +299,7 @@ def test_bad_actions_are_refused():
         (lambda: RecallVectorEnv(LITE, 2).reset(seed=-5), "seed: expected .* from 0"),
         (lambda: RecallVectorEnv(LITE, 2).reset(seed=2**63), "seed: expected"),
         (lambda: RecallVectorEnv(LITE, 2).reset(options={"mask": 1}), "reset_mask"),
+        (lambda: RecallVectorEnv(LITE, 2).reset(options={"cue": 1}), "one entry .* a single 1"),
         (
             lambda: RecallVectorEnv(LITE, 2).reset(seed=0, options={"cue": [1, 3]}),
             "expected 0 to 1, got 3",
