@@ -134,27 +134,30 @@ class Rows:
 
         A row whose episode is over is left as it is, with reward 0. Under ``same_step`` such a
         row starts its next episode in the same step; its last observation and info are then in
-        ``info["final_obs"]`` and ``info["final_info"]``.
+        ``info["final_obs"]`` and ``info["final_info"]``. One that was over before (its state
+        was restored) is not stepped first.
         """
         infos = {}
-        arrays = self._arrays
+        arrays, again = self._arrays, self.autoreset == SAME_STEP
         for row in self.rows:
             arrays["reward"][row] = 0.0
             env = self._envs[row]
-            if not active[row] or env.over:
-                if self.autoreset == SAME_STEP:
+            if not active[row] or (env.over and not again):
+                if again:
                     arrays["terminated"][row] = arrays["truncated"][row] = False
                 continue
-            gate = env.advance(arrays["action"][row])
-            draw = bool(gate or (self._draw_always if render is None else render[row]))
-            env.fill(self._obs[row], draw)
+            gate, draw, moved = False, True, not env.over
+            if moved:
+                gate = env.advance(arrays["action"][row])
+                draw = bool(gate or (self._draw_always if render is None else render[row]))
+                env.fill(self._obs[row], draw)
             reward, terminated, truncated = env.outcome()
             info = env.current_info(gate=gate, fresh=draw)
-            if env.over and self.autoreset == SAME_STEP:
+            if env.over and again:
                 final = {key: value.copy() for key, value in self._obs[row].items()}
                 fresh = self._start(row, env.task.seed + self.num_envs)
                 info = {**fresh, "final_obs": final, "final_info": info}
-            arrays["reward"][row] = reward
+            arrays["reward"][row] = reward if moved else 0.0
             arrays["terminated"][row], arrays["truncated"][row] = terminated, truncated
             infos[row] = info
         return infos

@@ -133,6 +133,23 @@ def test_same_step_autoreset_equals_separate_episodes(make_vec, make_env, worker
     assert vec.save_state()["task_seed"].tolist() == [seed + 2 for seed in seeds]
 
 
+def test_a_finished_row_that_was_restored_starts_again(make_vec):
+    steps = rollout(done := make_vec(2))
+    assert steps[-1][3].all()
+    vec = make_vec(2, autoreset="same_step")
+    vec.restore_state(done.save_state())
+    _, reward, terminated, truncated, infos = vec.step(np.zeros((2, 7)), active=[True, False])
+    assert truncated.tolist() == infos["_final_obs"].tolist() == [True, False]
+    assert not terminated.any() and not reward.any()
+    assert_equal(infos["final_obs"][0], {k: v[0] for k, v in steps[-1][0].items()})
+    assert list(infos["failure_kind"]) == ["", "timeout"]
+    assert vec.save_state()["task_seed"].tolist() == [12, 11]
+    _, _, _, truncated, infos = vec.step(np.zeros((2, 7)))
+    assert truncated.tolist() == [False, True] and infos["time_s"].tolist() == [0.05, 0.0]
+    vec.reset()
+    assert vec.save_state()["task_seed"].tolist() == [14, 15]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_calls_reach_a_row(make_vec, workers):
     vec = make_vec(2, workers)
