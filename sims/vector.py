@@ -47,9 +47,11 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
       timeout_s: Longest wait for a worker's answer.
       **env_kwargs: Arguments of :func:`sims.memory_bench_env` but `task`.
 
-    Infos are a dict of name -> array or list over all rows, for rows that were not stepped as
-    they were. Under ``same_step`` the rows in ``infos["_final_obs"]`` (bool [n]) ended in this
-    step: ``infos["final_obs"]`` and ``infos["final_info"]`` hold a dict for each, else None.
+    Infos are a dict of name -> array over all rows (words are Python strings in object arrays),
+    for rows that were not stepped as they were. Under ``same_step`` the rows in
+    ``infos["_final_obs"]`` and ``infos["_final_info"]`` (bool [n]) ended in this step:
+    ``infos["final_obs"]`` holds the observation of each, else None, and ``infos["final_info"]``
+    is a dict of arrays as infos are, without meaning in the other rows.
 
     Raises:
       ConfigError: For an unknown name or a value out of range.
@@ -275,22 +277,30 @@ class MemoryBenchVectorEnv(gymnasium.vector.VectorEnv):
         }
 
     def _collect_infos(self) -> dict[str, Any]:
-        known = next((info for info in self._infos if info), {})
-        infos: dict[str, Any] = {}
-        for name, example in known.items():
-            if name in ("final_obs", "final_info"):
-                continue
-            column = [info.get(name, _NEUTRAL[type(example)]) for info in self._infos]
-            infos[name] = column if isinstance(example, str) else np.array(column)
+        infos: dict[str, Any] = _columns(self._infos)
         if self.autoreset == SAME_STEP:
-            infos["_final_obs"] = np.array(["final_obs" in info for info in self._infos])
-            for name in ("final_obs", "final_info"):
-                infos[name] = [info.get(name) for info in self._infos]
+            ended = np.array(["final_obs" in info for info in self._infos])
+            infos["final_obs"] = np.full(self.num_envs, None, object)
+            for row in np.flatnonzero(ended):
+                infos["final_obs"][row] = self._infos[row]["final_obs"]
+            infos["final_info"] = _columns([info.get("final_info", {}) for info in self._infos])
+            infos["_final_obs"] = infos["_final_info"] = ended
         return infos
 
 
 _NEUTRAL = {str: "", bool: False, int: -1, float: 0.0}
 """What infos say of a row that was never reset."""
+
+
+def _columns(infos: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Returns name -> array over rows of what each row's info says, final ones left out."""
+    known = next((info for info in infos if info), {})
+    columns = {}
+    for name, example in known.items():
+        if name not in ("final_obs", "final_info"):
+            values = [info.get(name, _NEUTRAL[type(example)]) for info in infos]
+            columns[name] = np.array(values, object if isinstance(example, str) else None)
+    return columns
 
 
 class _Pool:

@@ -35,9 +35,9 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
 
     Infos are a dict of name -> array over all rows (see :class:`sims.recall.gym_env.RecallEnv`
     for the names), for rows that were not stepped as they were. Under ``same_step`` the rows in
-    ``infos["_final_obs"]`` (bool [n]) ended in this step: ``infos["final_obs"]`` and
-    ``infos["final_info"]`` hold a dict for each, else None, and as `RowDicts` also all of them
-    as one batch.
+    ``infos["_final_obs"]`` and ``infos["_final_info"]`` (bool [n]) ended in this step:
+    ``infos["final_obs"]`` holds the observation of each, else None, and ``infos["final_info"]``
+    is a dict of arrays as infos are, without meaning in the other rows.
 
     Raises:
       ConfigError: For an unknown name or a value out of range.
@@ -153,17 +153,19 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
     def _start_again(self, ended: np.ndarray) -> dict[str, Any]:
         """Starts the next episodes of `ended` bool [n]; returns infos with what was final."""
         game, rows = self.game, np.flatnonzero(ended)
-        final_obs: dict[str, np.ndarray] = {}
-        final_info: dict[str, np.ndarray] = {}
+        final_obs, final_info = np.full(self.num_envs, None, object), {}
         if rows.size:
-            final_obs = {key: value[rows] for key, value in game.obs.items()}
-            final_info = {key: value[rows] for key, value in game.infos().items()}
+            columns = (value[rows] for value in game.obs.values())
+            for row, values in zip(rows, zip(*columns, strict=True), strict=True):
+                final_obs[row] = dict(zip(game.obs, values, strict=True))
+            final_info = game.infos()
             game.start(rows, game.seed[rows] + self.num_envs, np.full(len(rows), -1))
         return {
             **game.infos(),
+            "final_obs": final_obs,
+            "final_info": final_info,
             "_final_obs": ended,
-            "final_obs": RowDicts(self.num_envs, rows, final_obs),
-            "final_info": RowDicts(self.num_envs, rows, final_info),
+            "_final_info": ended,
         }
 
     def _observations(self) -> dict[str, np.ndarray]:
@@ -216,30 +218,3 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
     def render(self) -> tuple[np.ndarray, ...]:
         """Returns one uint8 [297, 297, 3] picture for each row."""
         return tuple(self.call("render", row) for row in range(self.num_envs))
-
-
-class RowDicts(Sequence):
-    """A dict for each row that ended, None for the others, kept as one batch.
-
-    Args:
-      num_envs: Length n.
-      rows: int64 [k], ascending; rows that have a dict.
-      columns: Name -> array [k, ...].
-
-    Attributes:
-      rows: As given.
-      columns: As given: what a learner reads that does not want k dicts.
-    """
-
-    def __init__(self, num_envs: int, rows: np.ndarray, columns: dict[str, np.ndarray]) -> None:
-        self._num_envs, self.rows, self.columns = num_envs, rows, columns
-
-    def __len__(self) -> int:
-        return self._num_envs
-
-    def __getitem__(self, row: int) -> dict[str, Any] | None:
-        row = range(self._num_envs)[row]  # refuses and counts from the end as a list does
-        at = int(np.searchsorted(self.rows, row))
-        if at == len(self.rows) or self.rows[at] != row:
-            return None
-        return {name: column[at] for name, column in self.columns.items()}
