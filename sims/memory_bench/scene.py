@@ -19,9 +19,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from embodied.core.errors import ConfigError, MissingExtra, SimulatorError, unknown_name
-from sims.memory_bench.render import choose_backend
+from sims.memory_bench.render import INSTALL_HINT, choose_backend
 
-choose_backend()
+_BACKEND = choose_backend()
 # robosuite warns about optional packages at every import.
 logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
 
@@ -36,6 +36,11 @@ except ImportError as error:  # pragma: no cover - depends on the machine
     raise SimulatorError(
         f"robosuite does not load: {error}. It needs system libraries; install them with: "
         "apt-get install -y libglib2.0-0 libgl1"
+    ) from error
+except AttributeError as error:  # PyOpenGL looks into a library that it did not find
+    raise SimulatorError(
+        f"MuJoCo does not load with MUJOCO_GL={_BACKEND}: {error}. Even without pictures it "
+        f"needs a working EGL or OSMesa; install one with: {INSTALL_HINT}"
     ) from error
 
 from sims.memory_bench import robot  # noqa: E402

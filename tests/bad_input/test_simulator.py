@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,13 @@ from tests.bad_input.damage import EVALUATE, TASK, error_line, refused
             {"MUJOCO_GL": "egl", "__EGL_VENDOR_LIBRARY_FILENAMES": "/nonexistent"},
             "Expected a working EGL or OSMesa; install one with: apt-get install",
         ),
+        pytest.param(
+            {"MUJOCO_GL": "", "__EGL_VENDOR_LIBRARY_FILENAMES": "/nonexistent"},
+            "needs a working EGL or OSMesa; install one with: apt-get install",
+            marks=pytest.mark.skipif(bool(find_library("OSMesa")), reason="OSMesa is there"),
+        ),
     ],
-    ids=["nonsense", "no driver"],
+    ids=["nonsense", "no driver", "no library"],
 )
 def test_no_gl(variables: dict[str, str], message: str, tmp_path: Path) -> None:
     words = ["play", TASK, "episodes=1", "out=v.mp4"]
