@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+KEPT = 8
+"""Environments that are kept: one holds 46 MB."""
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "overhead", "wrist")
 
 
 @pytest.fixture(scope="session")
 def make_env() -> Iterator[Callable[..., Any]]:
-    """Returns a function that makes (and keeps for the session) an unwrapped environment."""
+    """Returns a function that makes an unwrapped environment, or gives one of the last `KEPT`."""
     made: dict[str, Any] = {}
 
     def make(task: str = "remember_color", *, copy: int = 0, **kwargs: Any) -> Any:
@@ -21,8 +23,9 @@ def make_env() -> Iterator[Callable[..., Any]]:
 
         kwargs.setdefault("observation", "state")
         key = repr((task, copy, sorted(kwargs.items())))
-        if key not in made:
-            made[key] = MemoryBenchEnv(task, **kwargs)
+        made[key] = made.pop(key, None) or MemoryBenchEnv(task, **kwargs)  # now the last
+        if len(made) > KEPT:
+            made.pop(next(iter(made))).close()
         return made[key]
 
     yield make

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from embodied.core.errors import ActionError, ConfigError, SimulatorError, SpecMismatch
-from tests.sims.conftest import assert_equal, play
+from tests.sims.conftest import KEPT, assert_equal, play
 
 EPISODE = """
 import hashlib, sys
@@ -245,3 +245,20 @@ def test_seedless_resets_follow_the_first_seed(make_env):
         env.reset(seed=42)
         runs.append([env.reset()[1]["instruction"] + str(env.task.seed) for _ in range(3)])
     assert runs[0] == runs[1] and len(set(runs[0])) > 1
+
+
+def test_the_tests_keep_only_the_last_environments(make_env, monkeypatch):
+    closed = []
+
+    class Fake:
+        def __init__(self, task, **kwargs):
+            self.task = task
+
+        def close(self):
+            closed.append(self.task)
+
+    monkeypatch.setattr("sims.gym_env.MemoryBenchEnv", Fake)
+    made = [make_env(f"fake {index}") for index in range(KEPT)]
+    assert make_env("fake 0") is made[0]
+    make_env("one more")
+    assert closed == ["fake 1"]
