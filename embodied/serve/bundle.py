@@ -110,8 +110,8 @@ def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
     """
     path = Path(path)
     manifest = _manifest(path)
-    check_files(path, manifest["files"], verify)
     try:
+        check_files(path, manifest["files"], verify)
         spec = PolicySpec.from_json(manifest["spec"])
         graphs = {
             int(batch): {name: _graph(entry) for name, entry in parts.items()}
@@ -147,7 +147,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{file} cannot be read as JSON: {error}; copy the bundle again, or export again"
         ) from error
@@ -184,7 +184,8 @@ def check_files(path: Path, files: Mapping[str, Any], verify: bool = True) -> No
                 "this bundle is not to be trusted"
             )
         file = path / name
-        if file.is_symlink() or any(p.is_symlink() for p in file.parents if p != path.parent):
+        # Where the bundle lies may be reached through links; what lies in it may not.
+        if any((path / part).is_symlink() for part in (pure, *pure.parents[:-1])):
             raise CheckpointError(f"{file} is a link; a bundle holds its files itself")
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; copy the bundle again, or export again")

@@ -230,6 +230,8 @@ def test_links_missing_and_additional_files_are_refused(copy, tmp_path) -> None:
         read_bundle(copy)
     graph.unlink()
     (tmp_path / "elsewhere.onnx").rename(graph)
+    (tmp_path / "linked").symlink_to(copy)
+    read_bundle(tmp_path / "linked")  # how a bundle is reached is nobody's business
     (copy / "run.py").write_text("")
     with pytest.raises(CheckpointError, match=r"run.py, which its manifest does not name"):
         read_bundle(copy)
@@ -244,6 +246,9 @@ def test_links_missing_and_additional_files_are_refused(copy, tmp_path) -> None:
         ({"graphs": {"1": {"observe": {}}}}, "does not describe a policy"),
         ({"graphs": {"1": {}}}, "needs the graphs observe and act"),
         ({"act_steps": "many"}, "does not describe a policy"),
+        ({"files": ["act-1.onnx"]}, "does not describe a policy"),
+        ({"files": {"act-1.onnx": {}}}, "does not describe a policy"),
+        ({"files": {"act-1.onnx": 7}}, "does not describe a policy"),
     ],
 )
 def test_manifests_that_do_not_fit_are_refused(copy, changes, message) -> None:
@@ -268,7 +273,9 @@ def test_a_state_that_does_not_come_out_again_is_refused(copy) -> None:
         read_bundle(copy)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"a": 1}', pytest.param("[" * 100_000, id="deep")]
+)
 def test_files_that_are_no_manifest_are_refused(copy, text) -> None:
     (copy / MANIFEST).write_text(text)
     with pytest.raises(CheckpointError, match=MANIFEST):
