@@ -83,7 +83,7 @@ def knobs(info: TaskInfo) -> str:
 
 
 def to_keep(levels: Sequence[dict[str, Any] | None]) -> str:
-    """Returns what a memory must keep, by certificate 4, at each level where it was measured."""
+    """Returns what a memory must keep, by what suffices, at each level where it was measured."""
     labels = [((level or {}).get("window") or {}).get("fast", {}).get("label") for level in levels]
     told = [label or "–" for label in labels]
     return told[0] if len(set(told)) == 1 else ", ".join(told)

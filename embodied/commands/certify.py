@@ -25,8 +25,8 @@ class Options:
       reactive_episodes: Episodes of the expert with the cue left in sight.
       attack_seeds: Seeds on which an attacker tries to carry the cue through the gate; 0 for none.
       attack_sees: What it sees: ``state``, ``rgb``, ``rgbd``.
-      parts: What to compute: ``aliasing``, ``window``, ``attack``, ``expert``, ``reactive``, or
-        ``all``.
+      parts: What to compute: ``aliasing``, ``onward``, ``window``, ``attack``, ``expert``,
+        ``reactive``, or ``all``.
       controls: Controllers to measure: ``fast``, ``osc``.
       out: Directory for ``<task>.json``; levels, controls and parts already in it are kept.
     """
@@ -99,8 +99,9 @@ def run(options: Options) -> int:
     return 0 if holds else 1
 
 
+COMPARED = ("aliasing", "gate", "onward")
 HEADER = ("level", "control", "ceiling", "closed form", "equal at go", "gates hold",
-          "attacker", "cue in sight", "to keep", "expert", "holds")  # fmt: skip
+          "equal onward", "attacker", "cue in sight", "to keep", "expert", "holds")  # fmt: skip
 
 
 def _rows(level: str, proof: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -111,7 +112,7 @@ def _rows(level: str, proof: dict[str, Any]) -> list[tuple[str, ...]]:
             control,
             ceiling["value"],
             "exact" if ceiling["exact"] else f"{ceiling['closed_form']:.3f} DIFFERS",
-            *(_told(proof[part], control, _holds) for part in ("aliasing", "gate")),
+            *(_told(proof.get(part, {}), control, _holds) for part in COMPARED),
             _told(proof.get("attack", {}), control, _attacker),
             _told(proof["reactive"], control, _holds),
             _told(proof.get("window", {}), control, lambda part: part["label"]),

@@ -2,7 +2,7 @@
 
 * ``swapped``: at the first observation after go the memory is exchanged with a donor's. The
   donor is the SAME episode seed with the cyclically next cue, run by the same policy until
-  its own go. Every observation at go is bit-equal there (certificate 1, checked here), so
+  its own go. Every observation at go is bit-equal there (aliasing, checked here), so
   only the memory differs, and a policy that uses it must do what the donor's cue demands.
   The memory's clock goes along: if the donor reached go at another time, the row's clock is
   shifted so that stored times keep their distance to the present.
@@ -219,6 +219,6 @@ def _check_aliased(donor: Donor, observation: dict[str, np.ndarray], row: int) -
     if different:
         raise SimulatorError(
             f"episode {donor.seed}: after go the observations {different} differ between two "
-            "cues, so a swap of memories would prove nothing. The task breaks certificate 1; "
+            "cues, so a swap of memories would prove nothing. The task leaks; "
             "run: embodied certify"
         )

@@ -1,4 +1,4 @@
-"""Certificates 1 and 8: at a gate no bit of any observation or state still tells the cue.
+"""Aliasing: at a gate no bit of any observation or state still tells the cue.
 
 Full rollouts of every cue are compared at the end of the cue phase and at go: pictures, depth,
 proprioception, instruction and entities, and below them MuJoCo's whole integration state, the
@@ -34,7 +34,8 @@ HIDDEN = "hidden_"
 """Names in a state that start so may differ between cues at a gate."""
 
 MOST_CUES = 16
-"""So many cue values are rolled out at most, spread evenly over all of them."""
+"""So many cue values are rolled out at most, spread evenly over all of them: all where there are no
+more, which is so at every level but the larger ones of order_recall, trace_route and set_recall."""
 
 _CORNER_TICKS, _CORNER_HOLD, _TRIES = 30, 5, 4
 
@@ -97,6 +98,7 @@ def compare(
         "holds": not differences and goals_differ and complete and compared,
         "seeds": list(seeds),
         "cues": len(cues),
+        "cues_total": env.task.n_cues,
         "behaviours": counts,
         "every_cue_needs_another_choice": goals_differ,
         **names,
@@ -236,14 +238,14 @@ class AllModes:
             env.scene, "state", (), env.observer.image_size, env.task.entities()
         )
 
-    def observation(self) -> dict[str, np.ndarray]:
-        """Returns pictures, depth, proprioception, instruction and entities."""
+    def observation(self, draw: bool = True) -> dict[str, np.ndarray]:
+        """Returns proprioception, instruction and entities; pictures and depth if `draw`."""
         rows = {key: spec.zeros() for key, spec in self._entities.specs.items()}
         self._entities.fill(rows, self._env.task, False)
-        return {**rows, **self._env.observe(draw=True)}
+        return {**rows, **self._env.observe(draw=True)} if draw else rows
 
-    def snapshot(self) -> _Snapshot:
-        return _Snapshot(self.observation(), self._env.save_state())
+    def snapshot(self, draw: bool = True) -> _Snapshot:
+        return _Snapshot(self.observation(draw), self._env.save_state())
 
 
 def _equal(left: np.ndarray | None, right: np.ndarray | None) -> bool:

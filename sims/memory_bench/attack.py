@@ -1,4 +1,4 @@
-"""Certificate 8, the attacker: a policy that tries to carry the cue through a gate in the scene.
+"""The attacker: a policy that tries to carry the cue through a gate in the scene.
 
 Whatever the arm does before a gate could leave a trace: a posture, a block pushed aside, a
 command that lingers. The attacker looks for one. It does what the expert does, so that the phase

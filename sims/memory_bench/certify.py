@@ -2,25 +2,29 @@
 
 For each level of a task:
 
-1. *Aliasing.* For every pair of cues, full rollouts of the expert (clean, noisy, and after
-   extreme actions) with one seed arrive at go with every observation key bit-equal, in every
-   mode and camera, and with the simulator's whole integration state, the controller and the
-   task's variables bit-equal too, apart from those declared hidden (names with ``hidden_``).
-   Part of 8: the same after everything was corrupted just before each gate, and, on request, what
-   an attacker finds; see :mod:`sims.memory_bench.attack`.
-2. *Ceiling.* The best success without memory, by exact dynamic programming on the abstract
-   machine; beside it, what a policy could reach that reads a clock running since the reset.
-4. *Minimal window.* What the first frame, the last N ticks, or both would suffice for; see
-   :mod:`sims.memory_bench.windows`.
-5. *Privileged ceiling.* The expert's success, which separates execution from memory.
-9. *Reactive twin.* With the cue left in sight the observations at go tell the cues apart, the
-   ceiling is 1 and the expert does as well.
+* *Aliasing.* For every pair of cues (or of 16 spread over them, where there are more), full
+  rollouts of the expert (clean, noisy, and after extreme actions) with one seed arrive at go with
+  every observation key bit-equal, in every mode and camera, and with the simulator's whole
+  integration state, the controller and the task's variables bit-equal too, apart from those
+  declared hidden (names with ``hidden_``).
+* *Gate.* The same after everything was corrupted just before each gate, and, on request, what an
+  attacker finds; see :mod:`sims.memory_bench.attack`.
+* *Onward.* From go on, too, the same actions show the same until one is decided (where it counts how
+  far one has got, without what is drawn anew for each choice); see
+  :mod:`sims.memory_bench.onward`.
+* *Ceiling.* The best success without memory, by exact dynamic programming on the abstract machine;
+  beside it, what a policy could reach that reads a clock running since the reset.
+* *Window.* What the first frame, the last N ticks, or both would suffice for; see
+  :mod:`sims.memory_bench.windows`.
+* *Expert.* Its success, which separates execution from memory.
+* *Reactive twin.* With the cue left in sight the observations at go tell the cues apart, the
+  ceiling is 1 and the expert does as well.
 
-Rollouts for 5 and 9 leave out gaps and held cue phases: go makes the same state whatever went
-before, which the aliasing part checks, gap included.
+Rollouts of the last two, and from go on, leave out gaps and held cue phases: go makes the same
+state whatever went before, which the aliasing part checks, gap included.
 
-A task that needs no memory has one cue value and nothing to hide: of these it has 2, whose answer
-must be 1, and 5.
+A task that needs no memory has one cue value and nothing to hide: it has a ceiling, whose answer
+must be 1, and an expert.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from embodied.core.errors import unknown_name
 from embodied.core.files import write_atomic
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import TaskInfo
-from sims.memory_bench import aliasing, attack, measured, rules, windows
+from sims.memory_bench import aliasing, attack, measured, onward, rules, windows
 from sims.memory_bench.abstract import best_memoryless, search_memoryless, with_clock
 from sims.memory_bench.aliasing import Progress
 from sims.memory_bench.machines import machine_of, task_class
@@ -57,9 +61,13 @@ EXPERT_SEED_START = EVAL_SEED_START + 950_000_000
 _ATTACK_IMAGE_SIZE = 32  # of pictures, which an attacker sees at every tick
 _WINDOW_SEEDS = 2  # what happens differs by cue and by draw, hardly by seed
 
-PARTS = ("aliasing", "window", "attack", "expert", "reactive")
-ALIASING, WINDOW, ATTACK, EXPERT, REACTIVE = PARTS
-"""What there is to compute beside the ceiling; the gates (8) are checked with the aliasing."""
+PARTS = ("aliasing", "onward", "window", "attack", "expert", "reactive")
+ALIASING, ONWARD, WINDOW, ATTACK, EXPERT, REACTIVE = PARTS
+"""What there is to compute beside the ceiling; the gates are checked with the aliasing."""
+
+
+EXACT = ("aliasing", "gate", "onward", "reactive")
+"""Parts that prove something; a level holds if each is there and holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +119,12 @@ def certify(
       progress: Called now and then; see :data:`Progress`.
 
     Returns:
-      JSON-ready data: ``knobs``, ``mjcf_sha256``, ``aliasing``, ``gate``, ``window``, ``attack``,
-      ``ceiling``, ``expert``, ``reactive`` and ``holds`` (whether every exact part is there and
-      holds, and no attack found anything). Measured parts are keyed by control, the attack by what
-      it saw as well; those that `effort` leaves out are empty. For a task that needs no memory
-      also ``needs_memory`` False, and ``aliasing``, ``gate``, ``window``, ``attack`` and
-      ``reactive`` are empty.
+      JSON-ready data: ``knobs``, ``mjcf_sha256``, ``aliasing``, ``gate``, ``onward``, ``window``,
+      ``attack``, ``ceiling``, ``expert``, ``reactive`` and ``holds`` (whether every part of
+      `EXACT` is there and holds, and no attack found anything). Measured parts are keyed by
+      control, the attack by what it saw as well; those that `effort` leaves out are empty. For a
+      task that needs no memory also ``needs_memory`` False, and all but ``ceiling`` and ``expert``
+      are empty.
 
     Raises:
       ConfigError: For an unknown task or level.
@@ -130,6 +138,7 @@ def certify(
         "ceiling": ceiling(info, knobs),
         "aliasing": {},
         "gate": {},
+        "onward": {},
         "window": {},
         "attack": {},
         "expert": {},
@@ -145,6 +154,12 @@ def certify(
             env = _make(info, level, control, "rgbd", effort.image_size)
             result["aliasing"][control] = aliasing.compare(env, seeds, report)
             result["gate"][control] = aliasing.corrupt_before_gates(env, seeds)
+            env.close()
+        if ONWARD in parts:
+            # What is drawn anew for each of a row of choices differs between them by chance alone.
+            still = windows.still(task_class(info), knobs) if info.progress else {}
+            env = _make(info, level, control, "rgbd", effort.image_size, still)
+            result["onward"][control] = onward.measure(env, seeds[:1], report)
             env.close()
         env = _make(info, level, control, "state", effort.image_size)
         result["mjcf_sha256"][control] = env.mjcf_sha256
@@ -218,7 +233,7 @@ def _merge(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]
     if any(old["mjcf_sha256"].get(c, sha) != sha for c, sha in new["mjcf_sha256"].items()):
         return new
     merged = dict(new)
-    for part in ("mjcf_sha256", "aliasing", "gate", "window", "expert", "reactive"):
+    for part in ("mjcf_sha256", "aliasing", "gate", "onward", "window", "expert", "reactive"):
         merged[part] = {**old.get(part, {}), **new[part]}
     attacks = old.get("attack", {}), new["attack"]
     merged["attack"] = {
@@ -232,7 +247,7 @@ def _merge(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]
 def _holds(level: Mapping[str, Any]) -> bool:
     if not level.get("needs_memory", True):
         return bool(level["ceiling"]["exact"] and level["ceiling"]["c_star"] == 1.0)
-    exact = [list(level[name].values()) for name in ("aliasing", "gate", "reactive")]
+    exact = [list(level[name].values()) for name in EXACT]
     attacks = [
         found for by_sight in level.get("attack", {}).values() for found in by_sight.values()
     ]
@@ -256,7 +271,7 @@ def save(result: Mapping[str, Any], folder: pathlib.Path | str = FOLDER) -> path
     return path
 
 
-# -- certificate 2 --------------------------------------------------------------------------
+# -- the ceiling ----------------------------------------------------------------------------
 
 
 def ceiling(info: TaskInfo, knobs: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,7 +301,7 @@ def ceiling(info: TaskInfo, knobs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-# -- certificate 9 --------------------------------------------------------------------------
+# -- the reactive twin ----------------------------------------------------------------------
 
 
 def reactive(
@@ -316,7 +331,7 @@ def reactive(
     }
 
 
-# -- certificate 8, the attacker ------------------------------------------------------------
+# -- the gate, and the attacker -------------------------------------------------------------
 
 
 def attacked(

@@ -49,6 +49,13 @@ class ChoiceEnv(MemoryBenchEnv):
                 f"control={CHOICE}: {self.info.name} is not decided by choosing one thing; use "
                 "control=fast, or a task that is, for example remember_color or put_block_back"
             )
+        seen = self.task.shortest_sight_ticks
+        if seen < PERIOD_TICKS:
+            raise ConfigError(
+                f"control={CHOICE} looks every {PERIOD_TICKS / CONTROL_HZ:g} s, and at these knobs "
+                f"{self.info.name} shows what counts for {seen / CONTROL_HZ:g} s alone, so that it "
+                "could be missed; take an easier level or other knobs, or control=fast"
+            )
 
     def advance(self, action: Any) -> bool:
         """Lets half a second pass, at most to the next gate, or has work done to its end.

@@ -1,4 +1,4 @@
-"""Certificates 5 and 9: what the expert succeeds in, and what a reactive twin leaves in sight."""
+"""Expert and reactive twin: what the one succeeds in, and what a reactive twin leaves in sight."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from embodied.core.proportion import wilson
 from embodied.core.task import CUE, EXECUTE
 from sims.memory_bench import aliasing
+from sims.memory_bench.action import CONTROL_HZ
 from sims.memory_bench.aliasing import AllModes, Progress
 
 if TYPE_CHECKING:
@@ -65,9 +66,13 @@ def expert_success(
         "first_seed": first_seed,
         "failures": failures,
         "failed_seeds": failed,
-        "cue_s": round(float(np.mean(cue_ticks)) / 20, 2) if cue_ticks else None,
-        "execute_s": round(float(np.mean(execute_ticks)) / 20, 2) if execute_ticks else None,
+        "cue_s": _mean_s(cue_ticks),
+        "execute_s": _mean_s(execute_ticks),
     }
+
+
+def _mean_s(ticks: Sequence[int]) -> float | None:
+    return round(float(np.mean(ticks)) / CONTROL_HZ, 2) if ticks else None
 
 
 def _play_without_gap(env: MemoryBenchEnv, seed: int, noise: float) -> tuple[int, int]:

@@ -91,11 +91,13 @@ class Task:
       phases: The phases that an episode runs through.
       cue_held: Whether the arm is held during the cue phase.
       gap_held: Whether it is held during the gap; otherwise there is something to do meanwhile.
-      hidden_vars: Names in `vars` that may differ between cues at go (certificate 1).
+      hidden_vars: Names in `vars` that may differ between cues at go (aliasing).
       later_plan: Names in `plan` of what the first frame doesn't show: what happens later in the
-        cue phase (certificate 4 varies it).
+        cue phase (what suffices is found by varying it).
       still_knobs: Values of knobs that turn off what varies for no reason of the answer's, so that
-        certificate 4 does not take it for evidence.
+        what suffices is not judged by it.
+      shortest_sight_ticks: Control ticks for which the most fleeting thing to remember shows; who
+        looks less often could miss it.
       plan: What :meth:`draw` drew from the seed.
       vars: Mutable episode variables, saved with the state.
     """
@@ -108,6 +110,7 @@ class Task:
     hidden_vars: ClassVar[tuple[str, ...]] = ()
     later_plan: ClassVar[tuple[str, ...]] = ()
     still_knobs: ClassVar[Mapping[str, float]] = {}
+    shortest_sight_ticks: int = 10**9
 
     def __init__(self, knobs: Mapping[str, Any]) -> None:
         self.knobs = types.SimpleNamespace(**knobs)
@@ -121,6 +124,12 @@ class Task:
             if not getattr(self.knobs, name, 1.0) > 0:
                 raise ConfigError(
                     f"knob {name} of {self.info.name}: expected > 0, got "
+                    f"{getattr(self.knobs, name)}"
+                )
+        for name in ("visible_cue", "hidden_phase"):
+            if getattr(self.knobs, name, 0) not in (0, 1):
+                raise ConfigError(
+                    f"knob {name} of {self.info.name}: expected 0 or 1, got "
                     f"{getattr(self.knobs, name)}"
                 )
         if GAP not in self.phases:

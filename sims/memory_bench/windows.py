@@ -1,4 +1,4 @@
-"""Certificate 4: how much of an episode a policy has to have seen to know what to choose.
+"""What suffices: how much of an episode a policy has to have seen to know what to choose.
 
 Three poor memories are measured, each as an oracle that makes the best of what it holds beside
 the present observation: the first frame of the episode alone, the last N ticks alone, and both.

@@ -94,7 +94,7 @@ def test_swapped_twin_does_not_follow():
 
 
 def test_swap_refuses_observations_that_leak():
-    with pytest.raises(SimulatorError, match="certificate 1"):
+    with pytest.raises(SimulatorError, match="The task leaks"):
         episodes(env=FakeVecEnv(4, leaky=True), intervene="swapped", n_cues=CUES)
 
 

@@ -73,6 +73,8 @@ def test_stored_certificates_are_whole_and_hold(task):
             assert proof["aliasing"] == proof["gate"] == proof["reactive"] == {}
             continue
         assert proof["window"]["fast"]["last_ticks"] > 0, level  # the present alone never suffices
+        assert proof["onward"].keys() == proof["aliasing"].keys(), level
+        assert all(part["gates"] and part["ticks"] for part in proof["onward"].values()), level
         pairs = proof["aliasing"]["fast"]
         for behaviour in aliasing.BEHAVIOURS:
             assert pairs["behaviours"][behaviour]["pairs"] > 0, (level, behaviour)
@@ -186,7 +188,7 @@ def test_a_gate_that_keeps_something_is_found(make_env, monkeypatch):
 
 def test_a_task_without_memory_is_certified_by_its_ceiling():
     level = {"knobs": {}, "ceiling": {"exact": True, "c_star": 1.0}, "needs_memory": False}
-    level |= {"aliasing": {}, "gate": {}, "reactive": {}}
+    level |= {"aliasing": {}, "gate": {}, "onward": {}, "reactive": {}}
     assert certify._holds(level)
     assert not certify._holds(level | {"ceiling": {"exact": True, "c_star": 0.5}})
     assert not certify._holds(level | {"ceiling": {"exact": False, "c_star": 1.0}})
@@ -195,7 +197,9 @@ def test_a_task_without_memory_is_certified_by_its_ceiling():
 def test_the_command_shows_what_does_not_apply():
     from embodied.commands.certify import HEADER, _rows
 
-    paired = [HEADER.index(name) for name in ("equal at go", "gates hold", "cue in sight")]
+    paired = [
+        HEADER.index(name) for name in ("equal at go", "gates hold", "equal onward", "cue in sight")
+    ]
     for task in NAMES:
         rows = _rows("easy", certify.load(task)["levels"]["easy"])
         assert sorted(row[1] for row in rows) == ["fast"] + ["osc"] * (task not in COARSE)
@@ -230,7 +234,7 @@ def test_save_is_whole(tmp_path):
 def test_merging_keeps_other_controls():
     def level(control, holds, knobs):
         part = {control: {"holds": holds}}
-        parts = ("aliasing", "gate", "window", "expert", "reactive")
+        parts = ("aliasing", "gate", "onward", "window", "expert", "reactive")
         attack = {control: {"state": {"holds": holds}}}
         named = {"mjcf_sha256": {control: "model"}, **dict.fromkeys(parts, part), "attack": attack}
         return {"knobs": knobs, "ceiling": {"exact": True}, "holds": holds, **named}

@@ -179,3 +179,16 @@ def test_a_batch_is_saved_and_carried_on(control, workers):
                 vec.step(np.array([0, 9]), active=[False, True])
     finally:
         vec.close()
+
+
+def test_what_could_be_missed_between_two_looks_is_refused():
+    """Blinks of 0.4 s, looked at every half second, can't be counted by any memory."""
+    import sims
+
+    for level, missed in (("easy", False), ("medium", False), ("hard", True), ("extreme", True)):
+        if missed:
+            with pytest.raises(ConfigError, match=r"looks every 0.5 s.*0.4 s alone"):
+                sims.memory_bench_env("blink_count", "choice", observation="state", level=level)
+            continue
+        env = sims.memory_bench_env("blink_count", "choice", observation="state", level=level)
+        env.close()

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from embodied.commands import certify
-from sims.memory_bench import attack
+from sims.gym_env import MemoryBenchEnv
+from sims.memory_bench import aliasing, attack, onward
+from sims.memory_bench import certify as certificates
 from tests.examples import installed, own_task
 
 POSTURE_RAD, OFFSET_M = 0.02, 0.002
@@ -34,8 +36,18 @@ class RemembersByOffset(own_task.RememberSide):
         self.scene.place(own_task.SIDES[0], moved)
 
 
-def _row(name: str, leaky: type):
-    return dataclasses.replace(own_task.INFO, name=name, entry=f"{__name__}:{leaky.__name__}")
+class ShowsLater(own_task.RememberSide):
+    """At go nothing tells the side; a tick later its cube is white."""
+
+    def execute_tick(self) -> None:
+        super().execute_tick()
+        if self.phase_tick == 1:
+            self.scene.paint(own_task.SIDES[self.cue], (1.0, 1.0, 1.0))
+
+
+def _row(name: str, task: type):
+    entry = f"{task.__module__}:{task.__name__}"
+    return dataclasses.replace(own_task.INFO, name=name, entry=entry)
 
 
 POSTURE = _row("posture", RemembersByPosture)
@@ -71,3 +83,18 @@ def test_a_leak_is_told_loudly(name, found, tmp_path, capsys, monkeypatch) -> No
     # The leak is in what go shows, not in the end of the cue phase or in the task's answer.
     assert all(row["name"].startswith("go: ") for row in easy["aliasing"]["fast"]["differences"])
     assert easy["expert"]["fast"]["successes"] == 2 and easy["ceiling"]["exact"]
+
+
+@pytest.mark.sim
+@pytest.mark.render
+def test_a_cue_that_shows_after_go_is_found() -> None:
+    seeds = [certificates.ALIASING_SEED_START]
+    for task, holds in ((own_task.RememberSide, True), (ShowsLater, False)):
+        env = MemoryBenchEnv(_row("later", task), observation="rgbd", image_size=32)
+        assert aliasing.compare(env, seeds)["holds"]
+        found = onward.measure(env, seeds)
+        env.close()
+        assert found["holds"] is holds and found["gates"] == 1 and found["ticks"] > 10
+        assert found["pictures"] >= 1
+        names = {row["name"] for row in found["differences"]}
+        assert holds or "entities" in names

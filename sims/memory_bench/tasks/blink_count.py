@@ -92,6 +92,7 @@ class BlinkCount(ChoiceTask):
                 f"knob blink_s of {self.info.name}: expected 0.05 s to cue_s / (2 N + 1) = "
                 f"{knobs['cue_s'] / (2 * self.n + 1):.3g} s, got {knobs['blink_s']}"
             )
+        self.shortest_sight_ticks = self.blink_ticks
         self._pads = [f"pad{i}" for i in range(self.n)]
         self._lamps = ["signal", *(f"other{i}" for i in range(int(knobs["D"])))]
 
