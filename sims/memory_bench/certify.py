@@ -9,8 +9,8 @@ For each level of a task:
   declared hidden (names with ``hidden_``).
 * *Gate.* The same after everything was corrupted just before each gate, and, on request, what an
   attacker finds; see :mod:`sims.memory_bench.attack`.
-* *Onward.* From go on, too, the same actions show the same until one is decided (where it counts how
-  far one has got, without what is drawn anew for each choice); see
+* *Onward.* From go on, too, the same actions show the same until one is decided (where it counts
+  how far one has got, without what is drawn anew for each choice); see
   :mod:`sims.memory_bench.onward`.
 * *Ceiling.* The best success without memory, by exact dynamic programming on the abstract machine;
   beside it, what a policy could reach that reads a clock running since the reset.
