@@ -166,6 +166,8 @@ class Server:
                 origins=[None],
                 compression=None,
                 max_size=config.max_bytes,
+                # A client that does not wait for its answers is read two messages ahead at most.
+                max_queue=1,
             )
             async with listening as server, asyncio.TaskGroup() as tasks:
                 self.port = server.sockets[0].getsockname()[1]

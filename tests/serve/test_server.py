@@ -181,6 +181,31 @@ def test_bad_messages_are_answered_and_harm_nobody(running, script) -> None:  # 
     assert server.get("/healthz") == (200, "OK\n")
 
 
+def test_a_client_that_does_not_wait_is_read_little_ahead(running) -> None:
+    """Else each connection could make the server hold sixteen of the largest messages."""
+    free, sent = threading.Event(), []
+
+    class Slow(SumEngine):
+        def tick(self, *args):
+            free.wait(60)
+            return super().tick(*args)
+
+    def rush(client: Client) -> None:
+        for number in range(24):
+            client.send({**observation(1.0), "more": np.zeros(1 << 23, np.uint8)})
+            sent.append(number)
+
+    with Client(running(engine=Slow()).uri) as client:
+        thread, before = threading.Thread(target=rush, args=(client,), daemon=True), -1
+        thread.start()
+        while len(sent) > before:
+            before = len(sent)
+            time.sleep(1)
+        free.set()
+        assert [total(client.receive()) for _ in range(24)] == list(range(1, 25))
+    assert 1 <= before <= 12  # some lie in the buffers of the system
+
+
 def test_errors_have_reasons_and_no_tracebacks(running) -> None:
     with Client(running().uri) as client:
         with pytest.raises(ServerError, match="observation 'pos_m' is missing"):
