@@ -57,11 +57,11 @@ class StoredTwin:
           ConfigError: Saying what differs.
         """
         check_setting(row, self.rows, f"twin={self.path}")
-        own = [e.seed for e in self.of(row["task"], row["level"])]
-        if not set(own) & set(seeds):
+        own = {e.seed for e in self.of(row["task"], row["level"])}
+        if own.isdisjoint(seeds):
             raise ConfigError(
-                f"twin={self.path} has the seeds {min(own)}..{max(own)} of {row['task']}, and none "
-                f"of {min(seeds)}..{max(seeds)}, so they can't be paired; evaluate both with the "
+                f"twin={self.path} has {len(own)} episodes of {row['task']}, none of a seed in "
+                f"{min(seeds)}..{max(seeds)}, so they can't be paired; evaluate both with the "
                 "same seed_start"
             )
 
