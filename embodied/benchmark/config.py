@@ -30,7 +30,7 @@ class BenchmarkConfig:
       seed_start: First of the fresh seeds.
       collect: Further words of ``embodied collect``, for example ``[label_horizon=8]``.
       train: Further words of ``embodied train``, for example ``[steps=2000]``. From state,
-        MemoryVLA takes ``preset=state`` by itself, if neither this nor `train_of` names a preset.
+        MemoryVLA takes ``policy.config.trunk=entities`` by itself, if no preset is named.
       train_of: The same for single memories: ``train_of.gru=[memory.config.width=128]``. They
         stay those of a memory's first run.
       evaluate: Further words of ``embodied evaluate``.
@@ -86,16 +86,15 @@ class BenchmarkConfig:
     def training(self) -> tuple[str, ...]:
         """Returns the words of ``embodied train`` that all runs have in common."""
         tasks, levels = (",".join(names) for names in zip(*self.settings(), strict=True))
-        # MemoryVLA reads tables of entities, not pictures, by its preset; nothing else is named so.
+        # From state there are tables of entities and no pictures, which its default trunk reads.
         reads = self.observation == "state" and self.policy == "memory_vla"
-        words = [*self.train, *(word for own in self.train_of.values() for word in own)]
-        chosen = any(word.startswith(("preset=", "policy.config.trunk=")) for word in words)
+        chosen = any(word.startswith(("preset=", "policy.config.trunk=")) for word in self.train)
         return (
             f"policy={self.policy}",
             f"task=[{tasks}]",
             f"levels=[{levels}]",
             f"observation={self.observation}",
-            *(("preset=state",) if reads and not chosen else ()),
+            *(("policy.config.trunk=entities",) if reads and not chosen else ()),
             *self.train,
         )
 

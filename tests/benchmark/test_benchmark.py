@@ -39,10 +39,10 @@ def test_cells_are_done_once_and_more_can_be_added(commands: Commands, tmp_path:
     assert train[1:-1] == (
         "memory=full_history", "seed=0", "policy=memory_vla",
         "task=[remember_color,put_block_back]", "levels=[easy,easy]", "observation=state",
-        "preset=state", "steps=5",
+        "policy.config.trunk=entities", "steps=5",
     )  # fmt: skip
-    own = config(out, train=["policy.config.trunk=entities"])
-    assert not any("preset=state" in cell.training for cell in run.cells(out, own))
+    own = config(out, train=["preset=state"])
+    assert not any("policy.config.trunk=entities" in cell.training for cell in run.cells(out, own))
     commands.calls.clear()
     more = config(out, memory=["gru"], train_of={"gru": ["memory.config.width=128"]})
     run.benchmark(more)
