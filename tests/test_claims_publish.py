@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from embodied.claims import index, publish
+from embodied.claims.report import text
 from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import held_directory
 from embodied.evaluate.results import EpisodeResult, write_episodes
@@ -159,6 +160,14 @@ def test_a_twin_that_does_not_act_is_no_able_control(tmp_path, root):
         [evaluation(tmp_path / "a", places)], suite="two", twin=twin["id"], root=root
     )
     assert f"50.0 %, no able control ({told})." in report(root, row["id"])
+
+
+def test_a_report_offers_a_replay_where_there_is_a_checkpoint(tmp_path, root):
+    row = publish.add_claim([evaluation(tmp_path / "a")], root=root)
+    assert row["checkpoint"] is None
+    assert "It ships no checkpoint" in report(root, row["id"])
+    shipped = text({**row, "checkpoint": f"{row['id']}/checkpoint"}, root / row["id"], root)
+    assert f"Replay: `embodied verify {row['id']}`" in shipped
 
 
 # ---- replacing --------------------------------------------------------------------------

@@ -14,6 +14,10 @@ from embodied.commands import base
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = sorted(
+    page for folder in (".", "policies", "sims", "embodied", "scripts")
+    for page in (ROOT / folder).glob("*.md" if folder == "." else "**/*.md")
+)  # fmt: skip
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
     line.split("  #")[0].strip()
@@ -36,11 +40,17 @@ def test_scripts_exist_and_are_well_formed(line: str) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-def test_named_files_exist() -> None:
-    for name in re.findall(r"`((?:embodied|policies|sims|configs|scripts|tests)/[\w/.]*)`", README):
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_named_files_exist(page: Path) -> None:
+    text = page.read_text()
+    for name in re.findall(r"`((?:embodied|policies|sims|configs|scripts|tests)/[\w/.]*)`", text):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"\]\(([\w/.]+)\)", README):
-        assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\(([\w/.-]+)(?:#[\w-]+)?\)", text):
+        assert (page.parent / name).exists(), name
+    # Tables of files name the files of the page's own folder.
+    for row in re.findall(r"^\| ((?:`\w+\.py`(?:, )?)+) \|", text, re.MULTILINE):
+        for name in re.findall(r"`([\w.]+)`", row):
+            assert (page.parent / name).exists(), name
 
 
 def test_there_is_one_python_example_of_about_fifteen_lines() -> None:

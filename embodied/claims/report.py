@@ -60,7 +60,12 @@ def text(row: dict[str, Any], folder: Path, root: Path) -> str:
         lines += [_memoryless(episodes, folder), ""]
     if row["twin"] is not None:
         lines += [_twin(row, episodes, root), ""]
-    lines += [f"Command: `{row['command']}`", f"Replay: `embodied verify {row['id']}`", ""]
+    lines.append(f"Command: `{row['command']}`")
+    if row["checkpoint"] is None:
+        lines.append("It ships no checkpoint; `config.yaml` trains it again.")
+    else:
+        lines.append(f"Replay: `embodied verify {row['id']}`")
+    lines.append("")
     return "\n".join(lines)
 
 
