@@ -12,6 +12,7 @@ from embodied.claims import index, publish
 from embodied.claims.verify import Comparison, Verification, verify_claim
 from embodied.core.errors import CheckpointError, ConfigError, DataError
 from embodied.evaluate.results import EpisodeResult, read_episodes, write_episodes
+from embodied.train.checkpoint import resolve
 
 FIRST = 2_000_001
 
@@ -112,6 +113,7 @@ def test_published_claim(published):
         "policy.json",
         "model.safetensors",
     }
+    assert resolve(folder) == folder / "checkpoint" == resolve(folder / "checkpoint")
     report = (folder / "report.md").read_text()
     assert "| 0 |" in report and "| 1 |" in report and "McNemar" in report and "t-test" in report
     assert str(root.parent.parent) not in report

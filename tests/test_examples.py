@@ -11,6 +11,7 @@ import torch
 
 from embodied import registry
 from embodied.benchmark.config import BenchmarkConfig
+from embodied.benchmark.record import Record
 from embodied.benchmark.run import write_reports
 from embodied.core.entities import FEATURES, MAX_ENTITIES
 from embodied.core.specs import ArraySpec, Interface
@@ -94,7 +95,7 @@ def test_the_task_is_solved_by_its_expert_and_hides_its_cue() -> None:
 @pytest.mark.usefixtures("own_package")
 def test_a_benchmarks_page_tells_of_an_installed_task(tmp_path: Path) -> None:
     config = BenchmarkConfig(task=["remember_side"], report="html")
-    write_reports(tmp_path, config)
+    write_reports(tmp_path, config, Record({}, {}))
     page = (tmp_path / "report.html").read_text()
     assert "see a cube on one side" in page and "A task of one&#x27;s own" in page
     assert "touch the cube on the side where you saw one" in page

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,27 +24,22 @@ LAST_LINES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A training run, one evaluation of it, and episodes to look into.
+    """A training run, and evaluations of it.
 
     Attributes:
       name: For messages and the log's name.
       run: Run directory.
-      results: Evaluation directory.
       log: File that all output goes to.
       training: Words of ``embodied train`` but for ``out=``.
-      evaluating: Words of ``embodied evaluate`` but for the run and ``out=``.
-      looks: Directory of the evaluation that explains its episodes; None for no such one.
-      looking: Words for that one.
+      evaluations: Directory -> words of ``embodied evaluate`` but for the run and ``out=``, in the
+        order in which they are done.
     """
 
     name: str
     run: Path
-    results: Path
     log: Path
     training: tuple[str, ...]
-    evaluating: tuple[str, ...]
-    looks: Path | None = None
-    looking: tuple[str, ...] = ()
+    evaluations: Mapping[Path, tuple[str, ...]]
 
     @property
     def trained(self) -> bool:
@@ -52,13 +47,8 @@ class Cell:
         found = checkpoints(self.run)
         return bool(found) and int(found[-1].name) >= load_yaml(self.run / "config.yaml")["steps"]
 
-    @property
-    def evaluated(self) -> bool:
-        """Whether there are results."""
-        return (self.results / RESULTS).exists()
-
     def work(self) -> None:
-        """Trains, evaluates and looks into what it isn't done for yet.
+        """Trains and evaluates what it isn't done for yet.
 
         Raises:
           EmbodiedError: If a command fails, with the end of its output and the log's name.
@@ -66,10 +56,9 @@ class Cell:
         if not self.trained:
             begun = (self.run / "config.yaml").exists()
             self.call("train", *(("--resume",) if begun else self.training), f"out={self.run}")
-        if not self.evaluated:
-            self.call("evaluate", str(self.run), *self.evaluating, f"out={self.results}")
-        if self.looks and self.looking and not (self.looks / RESULTS).exists():
-            self.call("evaluate", str(self.run), *self.looking, f"out={self.looks}")
+        for directory, words in self.evaluations.items():
+            if not (directory / RESULTS).exists():
+                self.call("evaluate", str(self.run), *words, f"out={directory}")
 
     def call(self, *words: str) -> None:
         """Runs ``embodied WORDS``."""

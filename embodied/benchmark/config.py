@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Sequence
 
 from embodied.core.errors import ConfigError, unknown_name
 from embodied.core.rng import EVAL_SEED_START
@@ -34,6 +36,9 @@ class BenchmarkConfig:
       train_of: The same for single memories: ``train_of.gru=[memory.config.width=128]``. They
         stay those of a memory's first run.
       evaluate: Further words of ``embodied evaluate``.
+      beyond: Name -> words of ``embodied evaluate`` for episodes unlike those of training, a
+        column each: ``beyond.longer=[knobs.gap_min_s=10,knobs.gap_max_s=30]``. More of them can
+        be asked for later.
       report: ``"md"`` for the table, or ``"html"`` for a page as well, for which an episode of each
         task and memory (of the first training seed) is looked into.
       jobs: Runs side by side, a thread each.
@@ -58,6 +63,7 @@ class BenchmarkConfig:
     train: list[str] = dataclasses.field(default_factory=list)
     train_of: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     evaluate: list[str] = dataclasses.field(default_factory=list)
+    beyond: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     report: str = MARKDOWN
     jobs: int = 1
     out: str = ""
@@ -75,6 +81,15 @@ class BenchmarkConfig:
         for name in ("demonstrations", "episodes", "jobs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name, words in self.beyond.items():
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise ConfigError(
+                    f"beyond.{name}: expected a name of small letters, digits and _, such as longer"
+                )
+            if not words:
+                raise ConfigError(
+                    f"beyond.{name}=[]: expected words of embodied evaluate, such as [level=hard]"
+                )
         strange = sorted(set(self.train_of) - set(self.memory))
         if strange:
             raise ConfigError(f"train_of.{strange[0]}: not among memory={self.memory}")
@@ -100,11 +115,18 @@ class BenchmarkConfig:
 
     def evaluating(self) -> tuple[str, ...]:
         """Returns the words of ``embodied evaluate`` that make the table's numbers."""
+        return self._evaluating(process=self.process, videos=1)
+
+    def going_beyond(self, words: Sequence[str]) -> tuple[str, ...]:
+        """Returns the words of ``embodied evaluate`` that make a column of `beyond`."""
+        return (*self._evaluating(process=False, videos=0), *words)
+
+    def _evaluating(self, process: bool, videos: int) -> tuple[str, ...]:
         return (
             f"episodes={self.episodes}",
             f"seed_start={self.seed_start}",
-            f"process={str(self.process).lower()}",
+            f"process={str(process).lower()}",
             "intervene=none",
-            "videos=1",
+            f"videos={videos}",
             *self.evaluate,
         )

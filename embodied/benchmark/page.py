@@ -14,6 +14,7 @@ from embodied import registry
 from embodied.benchmark import table
 from embodied.benchmark.certificates import sentences
 from embodied.benchmark.config import BenchmarkConfig
+from embodied.benchmark.record import Record
 from embodied.benchmark.table import Line, Place
 from embodied.core.files import write_atomic
 from embodied.evaluate.process import STAGES
@@ -29,6 +30,7 @@ FILE = "report.html"
 def write(
     out: Path,
     config: BenchmarkConfig,
+    record: Record,
     lines: Sequence[Line],
     told: Sequence[dict[str, Any]],
     looks: Sequence[Path],
@@ -38,6 +40,7 @@ def write(
     Args:
       out: Directory of the benchmark.
       config: What was asked for.
+      record: What this and earlier calls asked for.
       lines: Of `table.read`.
       told: The same as plain data, of `table.write`.
       looks: Evaluation directories that explain episodes.
@@ -57,7 +60,10 @@ def write(
         parts.append(_task(place, lines, seen, videos.get(place, [])))
     if seen.episodes:
         parts.append(seen.section())
-    parts += [element("h2", "Commands"), html.items(_unmarked(table.commands(config, told)))]
+    parts += [
+        element("h2", "Commands"),
+        html.items(_unmarked(table.commands(config, record, told))),
+    ]
     title = f"{config.policy} with each memory"
     data = seen.data() if seen.episodes else None
     write_atomic(out / FILE, html.document(title, *parts, data=data))
@@ -81,12 +87,15 @@ def _leaderboard(told: Sequence[dict[str, Any]]) -> list[Html]:
         [name.text.strip("`"), *(html.Cell(entry.text, entry.value) for entry in entries)]
         for name, *entries in table.body(told)
     ]
-    heads, cells = table.by_task(told)
-    return [
+    parts = [
         html.chart(bars),
         html.table(table.header(told), rows, name="Leaderboard; a head sorts by its column"),
-        html.table([h.strip("`") for h in heads], cells, name="By task"),
     ]
+    for column in (None, *table.beyond(told)):
+        heads, cells = table.by_task(told, column)
+        name = f"Beyond training: {column}" if column else "By task"
+        parts.append(html.table([h.strip("`") for h in heads], cells, name=name))
+    return parts
 
 
 def _task(

@@ -5,25 +5,25 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from embodied.benchmark.config import BenchmarkConfig
+from embodied.benchmark.places import BEYOND, RUN
+from embodied.benchmark.record import Record
 from embodied.core.files import write_atomic, write_json
 from embodied.evaluate.process import STAGES
 from embodied.evaluate.results import (
     EPISODES,
     NONE,
+    RESULTS,
     EpisodeResult,
     read_episodes,
     read_results,
 )
 from embodied.evaluate.stats import clustered_paired, wilson
 from embodied.report.text import NOTE, interval, markdown_table, number, percent, tenths, whole
-
-RUN = "run"
-"""Folder of the training beside that of the evaluation."""
 
 REFERENCE = "full_history"
 """Every memory is compared with it on the same seeds, where it is in the table."""
@@ -44,6 +44,7 @@ class Line:
       step_ms: Training seed -> time of one decision; None where it is not known.
       cpu_s: Training seed -> CPU seconds of the training; None where they are not known.
       own: Words that it alone was trained with; None where they are not known.
+      beyond: Column -> result rows of episodes unlike those of training, of all training seeds.
     """
 
     memory: str
@@ -53,6 +54,7 @@ class Line:
     step_ms: dict[int, float | None] = dataclasses.field(default_factory=dict)
     cpu_s: dict[int, float | None] = dataclasses.field(default_factory=dict)
     own: Sequence[str] | None = None
+    beyond: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
     def of(self, place: Place | None = None) -> list[dict[str, Any]]:
         """Returns the rows of one task, or all."""
@@ -64,25 +66,26 @@ class Line:
         return {(e.task, e.level, e.seed): e.success for e in self.episodes[seed]}
 
 
-def read(evaluations: Sequence[Path], own: Mapping[str, Sequence[str]]) -> list[Line]:
-    """Returns a line for each memory among evaluation directories, the best one first.
-
-    Args:
-      evaluations: Evaluation directories.
-      own: Memory -> words that it alone was trained with, where they are known.
-    """
+def read(evaluations: Sequence[Path], record: Record) -> list[Line]:
+    """Returns a line for each memory among evaluation directories, the best one first."""
     lines: dict[str, Line] = {}
     for directory in evaluations:
         results = read_results(directory)
         memory, _, digits = directory.parent.name.rpartition("-s")  # a preset has its own line
         seed = int(digits)
-        empty = Line(memory, {}, {}, results["policy"]["parameters"], own=own.get(memory))
+        empty = Line(
+            memory, {}, {}, results["policy"]["parameters"], own=record.train_of.get(memory)
+        )
         line = lines.setdefault(memory, empty)
         line.rows[seed] = [row for row in results["rows"] if row["intervene"] == NONE]
         line.step_ms[seed] = results["policy"].get("step_ms")
         line.cpu_s[seed] = training_cpu_s(directory.parent / RUN / "metrics.jsonl")
         episodes = read_episodes(directory / EPISODES)
         line.episodes[seed] = [e for e in episodes if e.intervene == NONE]
+        for column in record.beyond:
+            other = directory.with_name(BEYOND.format(column))
+            if (other / RESULTS).exists():
+                line.beyond.setdefault(column, []).extend(read_results(other)["rows"])
     return sorted(lines.values(), key=lambda line: -_mean([r["success"] for r in line.of()]))
 
 
@@ -97,11 +100,13 @@ def training_cpu_s(metrics: Path) -> float | None:
     return spent if len(times) > 1 else None
 
 
-def write(out: Path, config: BenchmarkConfig, lines: Sequence[Line]) -> list[dict[str, Any]]:
+def write(
+    out: Path, config: BenchmarkConfig, record: Record, lines: Sequence[Line]
+) -> list[dict[str, Any]]:
     """Writes ``table.json`` and ``table.md``; returns the lines as plain data."""
     found = [summary(line, _reference(lines)) for line in lines]
     write_json(out / "table.json", {"tasks": [list(p) for p in config.settings()], "lines": found})
-    write_atomic(out / "table.md", markdown(config, found))
+    write_atomic(out / "table.md", markdown(config, record, found))
     return found
 
 
@@ -112,21 +117,12 @@ def _reference(lines: Sequence[Line]) -> Line | None:
 def summary(line: Line, reference: Line | None) -> dict[str, Any]:
     """Returns a line as plain data."""
     rows = line.of()
-    wins, n = sum(row["successes"] for row in rows), sum(row["n"] for row in rows)
-    low, high = wilson(wins, n)
-    places = list(dict.fromkeys((row["task"], row["level"]) for row in rows))
-    scores = [row["score"] for row in rows]
     return {
         "memory": line.memory,
         "train_of": line.own,
         "seeds": sorted(line.rows),
         "parameters": line.parameters,
-        "n": n,
-        "success": wins / n,
-        "low": low,
-        "high": high,
-        "ceiling": _mean([row["ceiling"] for row in rows]),
-        "score": None if None in scores else _mean(scores),
+        **outcome(rows),
         "commit_rate": _mean([row["commit_rate"] for row in rows]),
         "state_bytes": max(row["state_bytes"] for row in rows),
         "state_filled": _all_known([row["state_filled"] for row in rows]),
@@ -134,7 +130,26 @@ def summary(line: Line, reference: Line | None) -> dict[str, Any]:
         "cpu_min": _all_known([s and s / 60 for s in line.cpu_s.values()]),
         "process": process_summary(rows),
         "paired": _paired(line, reference) if reference not in (None, line) else None,
-        "by_task": {f"{t} {lev}": place_summary(line.of((t, lev))) for t, lev in places},
+        "beyond": {column: outcome(some) for column, some in line.beyond.items()},
+    }
+
+
+def outcome(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns what result rows come to over all tasks and in each, as plain data."""
+    wins, n = sum(row["successes"] for row in rows), sum(row["n"] for row in rows)
+    low, high = wilson(wins, n)
+    scores = [row["score"] for row in rows]
+    places: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        places.setdefault(f"{row['task']} {row['level']}", []).append(row)
+    return {
+        "n": n,
+        "success": wins / n,
+        "low": low,
+        "high": high,
+        "ceiling": _mean([row["ceiling"] for row in rows]),
+        "score": None if None in scores else _mean(scores),
+        "by_task": {name: place_summary(some) for name, some in places.items()},
     }
 
 
@@ -178,7 +193,7 @@ def _paired(line: Line, reference: Line | None) -> dict[str, Any] | None:
     }
 
 
-def markdown(config: BenchmarkConfig, lines: Sequence[dict[str, Any]]) -> str:
+def markdown(config: BenchmarkConfig, record: Record, lines: Sequence[dict[str, Any]]) -> str:
     """Returns ``table.md``."""
     text = [f"# {config.policy} with each memory", "", NOTE, ""]
     if not lines:
@@ -186,7 +201,10 @@ def markdown(config: BenchmarkConfig, lines: Sequence[dict[str, Any]]) -> str:
     text += markdown_table(header(lines), [[entry.text for entry in row] for row in body(lines)])
     text += ["", "## By task", ""]
     text += markdown_table(*by_task(lines))
-    text += ["", "## Commands", "", *commands(config, lines)]
+    for column in beyond(lines):
+        text += ["", f"## Beyond training: {column}", ""]
+        text += markdown_table(*by_task(lines, column))
+    text += ["", "## Commands", "", *commands(config, record, lines)]
     return "\n".join(text) + "\n"
 
 
@@ -200,7 +218,8 @@ class Entry(NamedTuple):
 def header(lines: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the heads of the table's columns."""
     stages = STAGES if _measured(lines) else ()
-    head = ["memory", "seeds", "success", "95 % interval", "c*", "M", "commits", *stages]
+    head = ["memory", "seeds", "success", "95 % interval", "c*", "M", *beyond(lines)]
+    head += ["commits", *stages]
     cost = ["step ms", "training, CPU min"]
     return [*head, "against full history", "bytes in use", "bytes", *cost, "parameters", "n"]
 
@@ -219,6 +238,7 @@ def body(lines: Sequence[dict[str, Any]]) -> list[list[Entry]]:
                 Entry(interval(line["low"], line["high"]), line["low"]),
                 Entry(percent(line["ceiling"]), line["ceiling"]),
                 Entry(number(line["score"]), line["score"]),
+                *(_beyond(line, column) for column in beyond(lines)),
                 Entry(percent(line["commit_rate"]), line["commit_rate"]),
                 *(Entry(percent(process[stage]), process[stage]) for stage in stages),
                 Entry(_difference(paired), paired and paired["difference"]),
@@ -230,11 +250,29 @@ def body(lines: Sequence[dict[str, Any]]) -> list[list[Entry]]:
     return rows
 
 
-def by_task(lines: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Returns the heads and the rows of what each memory does in each task."""
+def beyond(lines: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the columns of episodes unlike those of training that any line has."""
+    return list(dict.fromkeys(column for line in lines for column in line["beyond"]))
+
+
+def _beyond(line: dict[str, Any], column: str) -> Entry:
+    found = line["beyond"].get(column, {"success": None})
+    return Entry(percent(found["success"]), found["success"])
+
+
+def by_task(
+    lines: Sequence[dict[str, Any]], column: str | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Returns the heads and the rows of what each memory does in each task.
+
+    Args:
+      lines: Lines as plain data.
+      column: Of `beyond`; None for the episodes of the table itself.
+    """
+    of = [(line["beyond"].get(column, {}) if column else line).get("by_task", {}) for line in lines]
     rows = []
-    for task in dict.fromkeys(task for line in lines for task in line["by_task"]):
-        known = [line["by_task"].get(task) for line in lines]
+    for task in dict.fromkeys(task for tasks in of for task in tasks):
+        known = [tasks.get(task) for tasks in of]
         first = next(place for place in known if place)
         shown = [
             "–" if p is None else f"{percent(p['success'])} ({interval(p['low'], p['high'])})"
@@ -244,7 +282,7 @@ def by_task(lines: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]
     return ["task", "c*", "expert", *(f"`{line['memory']}`" for line in lines)], rows
 
 
-def commands(config: BenchmarkConfig, lines: Sequence[dict[str, Any]]) -> list[str]:
+def commands(config: BenchmarkConfig, record: Record, lines: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the commands of which the lines are made, in Markdown."""
     shared = " ".join(config.training())
     text = [f"- `embodied train memory=M seed=S {shared}`, and of single memories:"]
@@ -253,7 +291,11 @@ def commands(config: BenchmarkConfig, lines: Sequence[dict[str, Any]]) -> list[s
             text.append(f"  - `{line['memory']}`: unknown, as its runs are older than this record")
         elif line["train_of"]:
             text.append(f"  - `{line['memory']}`: `{' '.join(line['train_of'])}`")
-    return [*text, f"- `embodied evaluate RUN {' '.join(config.evaluating())}`"]
+    text.append(f"- `embodied evaluate RUN {' '.join(config.evaluating())}`")
+    for column in beyond(lines):
+        words = " ".join(config.going_beyond(record.beyond[column]))
+        text.append(f"- {column}: `embodied evaluate RUN {words}`")
+    return text
 
 
 def _measured(lines: Sequence[dict[str, Any]]) -> bool:

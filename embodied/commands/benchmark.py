@@ -57,5 +57,6 @@ COMMAND = Command(
     examples=(
         "benchmark suite=memory_bench_4 train=[steps=2000] jobs=2",
         "benchmark task=remember_color memory=[gru,none] seeds=[0,1,2] out=benchmarks/colours",
+        "benchmark suite=memory_bench_4 beyond.longer=[knobs.gap_max_s=30]",
     ),
 )

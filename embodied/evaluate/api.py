@@ -98,6 +98,8 @@ class Setting:
     ceiling: float
     n_cues: int
     expert: float | None
+    capacity: int | None
+    """Memory slots instead of the policy's own number."""
 
     def fields(self) -> dict[str, Any]:
         """Returns it as the fields of a result row, those of `twins.SETTING` among them."""
@@ -137,9 +139,9 @@ def settings(config: EvaluateConfig, loaded: LoadedPolicy) -> list[Setting]:
                 ceiling=info.ceiling(knobs),
                 n_cues=n_cues,
                 expert=provenance.expert_success(task, level, env, overrides),
+                capacity=_capacity(loaded, info.horizon_s(knobs), config.capacity),
             )
         )
-        _check_horizon(loaded, info.horizon_s(knobs), config.capacity)
     return found
 
 
@@ -233,7 +235,7 @@ def run_episodes(
         executor=config.executor,
         intervene=intervene,
         device=config.device,
-        capacity=config.capacity or None,
+        capacity=setting.capacity,
         clock=config.clock,
         recorder=recorder,
         inspector=inspector,
@@ -288,7 +290,7 @@ def _measure(
                 row["twin"] = compare_with_twin(own, theirs, setting.ceiling)
             if setting is tasks[0]:
                 seen, _ = vector.reset(seed=config.seed_start)
-                step_ms = latency.step_ms(loaded.policy, seen, config.capacity or None)
+                step_ms = latency.step_ms(loaded.policy, seen, setting.capacity)
             if config.process:
                 plain = next(row for row in rows[first:] if row["intervene"] == NONE)
                 plain["process"] = process_rates(finished.episodes["policy"][before:])
@@ -398,18 +400,24 @@ def _inspections(
     return [str(file.relative_to(scratch)) for file in files]
 
 
-def _check_horizon(loaded: LoadedPolicy, horizon_s: float, capacity: int) -> None:
-    """Lets memories that must hold a whole episode refuse one that is too long for them.
+def _capacity(loaded: LoadedPolicy, horizon_s: float, asked: int) -> int | None:
+    """Returns how many slots memory gets; None for its own number.
 
-    No time bounds decisions: a policy that observes at those is not refused.
+    A memory that must hold a whole episode grows where episodes are longer than in training, and
+    refuses a smaller number that was asked for. No time bounds decisions: a policy that observes
+    at those neither grows nor refuses.
     """
     spec = loaded.policy.spec
-    check = getattr(getattr(loaded.policy, "memory", None), "check_horizon", None)
-    if check is not None and spec.observe_on == ticks.PERIOD:
-        horizon = round(horizon_s * spec.control_hz)
-        period = ticks.period_ticks(spec.observe_period_s, spec.control_hz)
-        state = loaded.policy.memory.initial(1, capacity or None)
-        check(ticks.most_observations(horizon, period), state)
+    memory = getattr(loaded.policy, "memory", None)
+    if not hasattr(memory, "capacity_for") or spec.observe_on != ticks.PERIOD:
+        return asked or None
+    period = ticks.period_ticks(spec.observe_period_s, spec.control_hz)
+    most = ticks.most_observations(round(horizon_s * spec.control_hz), period)
+    if asked:
+        memory.check_horizon(most, memory.initial(1, asked))
+        return asked
+    needed = int(memory.capacity_for(most))
+    return needed if needed > memory.capacity else None
 
 
 def command(config: EvaluateConfig) -> str:

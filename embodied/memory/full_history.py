@@ -37,7 +37,8 @@ class FullHistoryMemory(PerceptualCognitiveMemory):
     """Attends to every past item; the reference upper bound, with cost that grows with time.
 
     A write beyond capacity drops the oldest item and counts it in ``<stream>.overflow``, so
-    that a deployed policy goes on. Where the horizon is known, call `check_horizon` first.
+    that a deployed policy goes on. Where the horizon is known, `capacity_for` says how many
+    slots lose nothing, and `check_horizon` refuses too few.
 
     Args:
       streams: Stream name -> (N, D).
@@ -50,12 +51,18 @@ class FullHistoryMemory(PerceptualCognitiveMemory):
         options = dataclasses.asdict(config or FullHistoryConfig())
         super().__init__(streams, PerceptualCognitiveConfig(**options, overflow="fifo"))
 
+    def capacity_for(self, ticks: int) -> int:
+        """Returns the slots that hold an episode of so many observation ticks.
+
+        The last tick needs none, since nothing reads it.
+        """
+        return max(self.capacity, ticks - 1)
+
     def check_horizon(self, ticks: int, state: State | None = None) -> None:
         """Refuses a horizon that full history cannot hold.
 
         Args:
-          ticks: Observation ticks of the longest episode. The last needs no slot, since
-            nothing reads it.
+          ticks: Observation ticks of the longest episode.
           state: The state to be used, or None for the default capacity.
 
         Raises:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from embodied.claims.index import claim_checkpoint, read_index
+from embodied.claims.index import CHECKPOINT, claim_checkpoint, read_index
 from embodied.core.errors import CheckpointError
 from embodied.core.policy import Policy
 from embodied.core.specs import Interface
@@ -147,8 +147,9 @@ def checkpoints(run: Path) -> list[Path]:
 def resolve(path: str | Path) -> Path:
     """Finds the checkpoint directory behind a run, a checkpoint, or a claim's id."""
     path = Path(path)
-    if (path / POLICY_FILE).exists():
-        return path
+    for directory in (path, path / CHECKPOINT):  # the second is a claim's
+        if (directory / POLICY_FILE).exists():
+            return directory
     found = checkpoints(path)
     if found:
         return found[-1]

@@ -114,10 +114,9 @@ class Job:
         return Cell(
             name=f"{self.variant.name}-s{self.seed}",
             run=self.run,
-            results=self.results,
             log=self.root / f"{self.variant.name}-s{self.seed}.log",
             training=(*self.study.train, *self.variant.train, *init, f"seed={self.seed}"),
-            evaluating=(*self.study.evaluate, *self.variant.evaluate),
+            evaluations={self.results: (*self.study.evaluate, *self.variant.evaluate)},
         )
 
     def work(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from embodied.commands import base
 from embodied.core.errors import EmbodiedError
 from embodied.core.files import write_json
 from embodied.evaluate.inspection import Inspection, write_inspection
@@ -118,11 +119,15 @@ def phase_of(tick: int) -> str:
 
 @dataclasses.dataclass
 class Commands:
-    """Stands for the commands; `broken` are memories whose training fails, `stuck` never ends."""
+    """Stands for the commands; `broken` are memories whose training fails, `stuck` never ends.
+
+    An evaluation with the word `refused` fails.
+    """
 
     calls: list[tuple[str, ...]] = dataclasses.field(default_factory=list)
     broken: tuple[str, ...] = ()
     stuck: str = ""
+    refused: str = ""
 
     def __call__(self, log: Path, *words: str) -> None:
         self.calls.append(words)
@@ -142,6 +147,9 @@ class Commands:
             rows = "".join(f'{{"cpu_s": {seconds}}}\n' for seconds in (30.0, 60.0, 10.0, 30.0))
             (folder / "metrics.jsonl").write_text(rows)
         elif words[0] == "evaluate":
+            base.parse(base.load("evaluate"), list(words[1:]), "evaluate")  # as the command would
+            if self.refused in words:
+                raise EmbodiedError(f"embodied evaluate ended with 2: {self.refused}")
             memory = Path(words[1]).parent.name.rpartition("-s")[0]
             if "inspect=true" in words:
                 looks(Path(options["out"]), memory)

@@ -90,6 +90,47 @@ def test_lines_are_shown_with_the_words_that_made_them(commands: Commands, tmp_p
     assert "- `gru`: unknown" in told()
 
 
+LONGER, BUSIER = {"longer": ["knobs.gap_max_s=30"]}, {"busier": ["knobs.busy=1", "level=hard"]}
+
+
+def test_columns_beyond_training_are_added_and_compared(commands: Commands, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    run.benchmark(config(out))
+    commands.calls.clear()
+    run.benchmark(config(out, beyond=LONGER))
+    evaluated = [words for words in commands.calls if words[0] != "collect"]
+    assert [words[0] for words in evaluated] == ["evaluate"] * 2  # nothing is done again
+    assert evaluated[0][-3:-1] == ("videos=0", "knobs.gap_max_s=30")
+    assert evaluated[0][-1].endswith("cells/full_history-s0/beyond-longer")
+    commands.calls.clear()
+    run.benchmark(config(out, memory=["none"], beyond=BUSIER))
+    assert [words[0] for words in commands.calls] == ["collect", "collect", "evaluate"]
+
+    line = read_json(out / "table.json")["lines"][0]
+    assert line["memory"] == "full_history" and set(line["beyond"]) == {"longer"}
+    assert line["beyond"]["longer"]["by_task"]["put_block_back easy"]["success"] == 0.9
+    text = (out / "table.md").read_text()
+    assert "| M | longer | busier | commits |" in text
+    assert "| 0.86 | 90.0 % | – | 100.0 % |" in text and "| 0.00 | 30.0 % | 30.0 % |" in text
+    assert "## Beyond training: longer" in text and "- busier: `embodied evaluate RUN " in text
+    assert "videos=0 knobs.busy=1 level=hard`" in text
+
+    with pytest.raises(ConfigError, match=r"results of longer with beyond.longer=\[knobs.gap_max"):
+        run.benchmark(config(out, beyond={"longer": ["knobs.gap_max_s=60"]}))
+
+
+def test_a_column_that_failed_may_be_asked_for_in_other_words(
+    commands: Commands, tmp_path: Path
+) -> None:
+    out = tmp_path / "b"
+    commands.refused = "level=hrad"
+    _, failed = run.benchmark(config(out, memory=["none"], beyond={"more": ["level=hrad"]}))
+    assert set(failed) == {"none-s0"}
+    assert read_json(out / "table.json")["lines"][0]["beyond"] == {}
+    assert run.benchmark(config(out, memory=["none"], beyond={"more": ["level=hard"]}))[1] == {}
+    assert set(read_json(out / "table.json")["lines"][0]["beyond"]) == {"more"}
+
+
 def test_a_failed_cell_is_named_and_the_others_go_on(
     commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +178,8 @@ def test_what_could_not_be_compared_is_refused(commands: Commands, tmp_path: Pat
         ({"episodes": 0}, "episodes must be >= 1"),
         ({"train_of": {"gru": []}}, "train_of.gru: not among"),
         ({"report": "htm"}, "did you mean 'html'"),
+        ({"beyond": {"More gap": ["level=hard"]}}, "beyond.More gap: expected a name of small"),
+        ({"beyond": {"more": []}}, r"beyond.more=\[\]: expected words"),
         ({"levels": ["easy"]}, "2 tasks need as many levels"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from embodied.benchmark import run
 from embodied.benchmark.config import BenchmarkConfig
+from embodied.benchmark.record import Record
 from embodied.core.errors import DataError
 from embodied.core.files import write_json
 from embodied.evaluate.results import write_episodes
@@ -19,6 +20,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 """A name is data: this one must come out as it went in."""
 WINS = {"full_history": 9, "gru": 6, HOSTILE: 3}
 CONFIG = BenchmarkConfig(task=TASKS, memory=list(WINS), report="html")
+RECORD = Record({}, {"longer": ["knobs.gap_max_s=30"]})
 PHONE, DESK = (390, 844), (1280, 900)
 
 CONTRAST = """
@@ -56,8 +58,10 @@ def made(out: Path) -> Path:
         folder = out / "cells" / f"{memory}-s0"
         write_json(folder / "evaluation" / "results.json", results(memory, wins))
         write_episodes(folder / "evaluation" / "episodes.jsonl", episodes(wins))
+        if memory == "gru":
+            write_json(folder / "beyond-longer" / "results.json", results(memory, wins - 2))
         looks(folder / "looks", memory, slots=memory != "gru")
-    run.write_reports(out, CONFIG)
+    run.write_reports(out, CONFIG, RECORD)
     return out / "report.html"
 
 
@@ -104,6 +108,15 @@ def test_it_loads_whatever_names_hold_and_fetches_nothing(page: Page, file: Path
         assert expected in words
 
 
+def test_what_lies_beyond_training_has_a_table_of_its_own(page: Page) -> None:
+    captions = page.run("[...document.querySelectorAll('caption')].map((c) => c.textContent)")
+    (where,) = [i for i, said in enumerate(captions) if said == "Beyond training: longer"]
+    row = page.run(
+        f"document.querySelectorAll('caption')[{where}].closest('table').tBodies[0].rows[0].textContent"
+    )
+    assert "40.0 % (16.8 – 68.7)" in row and row.count("–") == 3  # two memories without it
+
+
 def test_what_is_not_ours_does_not_run(page: Page) -> None:
     page.run("document.body.insertAdjacentHTML('beforeend', '<p onclick=\"window.ran = 1\">')")
     page.run("document.body.lastElementChild.click()")
@@ -119,6 +132,7 @@ def test_columns_sort_both_ways(page: Page) -> None:
     assert page.run("document.querySelector('th[aria-sort]').ariaSort") == "ascending"
     assert column(page, "against full history")[-1] == "full_history"  # unknown: last
     assert column(page, "against full history")[-1] == "full_history"
+    assert column(page, "longer")[0] == "gru"  # the others are unknown: last
     assert column(page, "memory") == ["gru", "full_history", HOSTILE]
 
 
@@ -190,4 +204,4 @@ def test_a_broken_look_is_named(tmp_path: Path) -> None:
     broken = next(file.parent.glob("cells/full_history-s0/looks/inspection/*.npz"))
     broken.write_bytes(b"PK")
     with pytest.raises(DataError, match=rf"{re.escape(broken.name)} cannot be read"):
-        run.write_reports(file.parent, CONFIG)
+        run.write_reports(file.parent, CONFIG, RECORD)

@@ -1,4 +1,4 @@
-"""Which memories of a whole episode an evaluation refuses: those that its ticks may not fit."""
+"""How many slots an evaluation gives to a memory that must hold whole episodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from embodied.core import ticks
 from embodied.core.errors import ConfigError
-from embodied.evaluate.api import _check_horizon
+from embodied.evaluate.api import _capacity
 from embodied.memory import build_memory
 from tests.evaluate.fakes import FakePolicy
 
@@ -24,18 +24,25 @@ def full_history(capacity: int, observe_on: str = "period") -> SimpleNamespace:
     return SimpleNamespace(policy=SimpleNamespace(memory=memory, spec=spec))
 
 
-def test_what_training_asks_for_is_enough() -> None:
+def test_full_history_grows_with_the_episodes_and_refuses_less() -> None:
     bound = ticks.most_observations(600, 8)
     assert bound == 83
-    _check_horizon(full_history(bound), HORIZON_S, 0)
-    with pytest.raises(ConfigError, match="holds 81 past ticks, but the longest episode has 83"):
-        _check_horizon(full_history(81), HORIZON_S, 0)
-    with pytest.raises(ConfigError, match="holds 40 past ticks"):
-        _check_horizon(full_history(bound), HORIZON_S, capacity=40)
+    assert _capacity(full_history(bound), HORIZON_S, 0) is None
+    assert _capacity(full_history(bound - 1), HORIZON_S, 0) is None  # nothing reads the last
+    assert _capacity(full_history(40), HORIZON_S, 0) == bound - 1
+    assert _capacity(full_history(40), HORIZON_S, asked=90) == 90
+    with pytest.raises(ConfigError, match="holds 40 past ticks, but the longest episode has 83"):
+        _capacity(full_history(bound), HORIZON_S, asked=40)
 
 
 def test_decisions_are_not_counted_by_time() -> None:
-    _check_horizon(full_history(8, "decision"), HORIZON_S, 0)
+    assert _capacity(full_history(8, "decision"), HORIZON_S, 0) is None
+    assert _capacity(full_history(8, "decision"), HORIZON_S, asked=4) == 4
+
+
+def test_other_memories_keep_their_number() -> None:
+    bank = SimpleNamespace(memory=build_memory("gru", {"x": (1, 4)}), spec=FakePolicy().spec)
+    assert _capacity(SimpleNamespace(policy=bank), HORIZON_S, 0) is None
 
 
 @pytest.mark.parametrize("period", [1, 3, 8])
