@@ -6,16 +6,16 @@ One file, but for the videos, which lie beside it; see `embodied.report.html`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from embodied import registry
-from embodied.benchmark import table
-from embodied.benchmark.certificates import sentences
+from embodied.benchmark import certificates, table
 from embodied.benchmark.config import BenchmarkConfig
 from embodied.benchmark.record import Record
 from embodied.benchmark.table import Line, Place
+from embodied.claims import evidence
 from embodied.core.files import write_atomic
 from embodied.evaluate.process import STAGES
 from embodied.evaluate.results import EPISODES, read_episodes, read_results
@@ -111,7 +111,8 @@ def _task(
         element("p", "Instructions: ", "; ".join(f"“{said}”" for said in instructions)),
         element("p", f"{info.env_id}, {knobs}.", class_="note"),
         element("h3", "Certificates"),
-        html.items(_unmarked(sentences(registry.certificate(task), level))),
+        html.items(_unmarked(certificates.sentences(registry.certificate(task), level))),
+        *_published(task, level, info.knobs(level)),
         element("h3", "Memories"),
         _results(place, lines, looks),
     ]
@@ -119,6 +120,12 @@ def _task(
         shown = [html.video(path, label) for path, label in films]
         parts += [element("h3", "Videos"), element("div", *shown, class_="videos")]
     return element("details", *parts)
+
+
+def _published(task: str, level: str, knobs: Mapping[str, Any]) -> list[Html]:
+    """Returns what trained networks have shown of the task, if any was published."""
+    lines = evidence.sentences(task, level, knobs)
+    return [element("h3", "Published claims"), html.items(_unmarked(lines))] if lines else []
 
 
 def _results(place: Place, lines: Sequence[Line], looks: Looks) -> Html:
