@@ -1,8 +1,8 @@
-"""Actions that are whole numbers: one check for every environment that takes them."""
+"""Actions that are whole numbers: the check and the expert of all environments that take them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -45,3 +45,31 @@ def check_choices(
             f"{int(np.ravel(actions)[row])}"
         )
     return actions
+
+
+class Chooser:
+    """An expert that chooses what is right, and now and then something at random.
+
+    Args:
+      right: Returns the number of the right choice now.
+      size: How many choices there are.
+      seed: Seed of the noise.
+      noise: Share of random choices in [0, 1].
+    """
+
+    def __init__(self, right: Callable[[], int], size: int, seed: int, noise: float) -> None:
+        self._right, self._size, self._seed, self._noise = right, size, seed, float(noise)
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts the noise anew."""
+        self._rng = np.random.Generator(np.random.PCG64(self._seed))
+
+    def act(self) -> int:
+        """Returns the right choice."""
+        return self._right()
+
+    def perturb(self, action: int) -> int:
+        """Returns `action`, or a random one."""
+        random = int(self._rng.integers(self._size))
+        return random if self._rng.random() < self._noise else action

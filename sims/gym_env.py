@@ -13,6 +13,7 @@ from embodied.core.errors import ConfigError, SimulatorError, unknown_name
 from embodied.core.specs import DISCRETE, ActionSpec, ArraySpec
 from embodied.core.task import TaskInfo
 from sims.memory_bench.action import ACTION_NAMES, ACTION_SIZE, CONTROL_HZ, check_action
+from sims.resets import read_one
 
 VIDEO_SIZE = 256
 REWARDS = ("sparse", "dense")
@@ -120,11 +121,7 @@ class MemoryBenchEnv(gymnasium.Env):
           The first observation and its info.
         """
         super().reset(seed=seed)
-        episode = int(self.np_random.integers(2**31)) if seed is None else int(seed)
-        unknown = set(options or {}) - {"cue"}
-        if unknown:
-            raise unknown_name("reset option", sorted(unknown)[0], ["cue"])
-        self.start(episode, (options or {}).get("cue"))
+        self.start(*read_one(seed, options, self.np_random))
         return self.observe(draw=True), self.current_info(fresh=True)
 
     def step(

@@ -1,4 +1,4 @@
-"""When and how the rows of a vector environment start: what both suites' have in common."""
+"""When and how episodes start, alone or in the rows of a vector, in both suites."""
 
 from __future__ import annotations
 
@@ -40,6 +40,26 @@ def seed_array(seeds: Iterable[int]) -> np.ndarray:
     if wrong:
         raise ConfigError(f"seed: expected a whole number from 0 to 2**63 - 1, got {wrong[0]!r}")
     return np.array(given, np.int64)
+
+
+def read_one(
+    seed: int | None, options: Mapping[str, Any] | None, random: np.random.Generator
+) -> tuple[int, Any]:
+    """Returns the episode seed and the cue, if any, that one environment's ``reset`` asks for.
+
+    Args:
+      seed: Episode seed, or None for one from `random`.
+      options: ``cue`` alone.
+      random: The environment's generator.
+
+    Raises:
+      ConfigError: For an unknown option.
+    """
+    episode = int(random.integers(2**31)) if seed is None else int(seed)
+    unknown = set(options or {}) - {"cue"}
+    if unknown:
+        raise unknown_name("reset option", sorted(unknown)[0], ["cue"])
+    return episode, (options or {}).get("cue")
 
 
 def _whole(value: Any) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from embodied.core.errors import ConfigError, SimulatorError
 from embodied.core.specs import DISCRETE, ActionSpec
 from embodied.core.task import CHOICE, EXECUTE
-from sims.choices import check_choices
+from sims.choices import Chooser, check_choices
 from sims.gym_env import MemoryBenchEnv
 from sims.memory_bench.action import ACTION_SIZE, CONTROL_HZ
 from sims.memory_bench.task import Task
@@ -109,37 +109,12 @@ class ChoiceEnv(MemoryBenchEnv):
         own = {"control": CHOICE, "action_size": self.task.n_cues, "control_hz": hz}
         return {**super().spec_dict(), **own}
 
-    def make_expert(self, seed: int = 0, noise: float = 0.0) -> Oracle:
+    def make_expert(self, seed: int = 0, noise: float = 0.0) -> Chooser:
         """Returns a player that knows what is right; `noise` is its share of random choices."""
-        return Oracle(self, seed, noise)
+        return Chooser(self._right, self.task.n_cues, seed, noise)
 
-
-class Oracle:
-    """Makes the right choice.
-
-    Args:
-      env: The environment.
-      seed: Seed of the noise.
-      noise: Share of random choices in [0, 1].
-    """
-
-    def __init__(self, env: ChoiceEnv, seed: int, noise: float) -> None:
-        self._env, self._seed, self._noise = env, seed, float(noise)
-        self.reset()
-
-    def reset(self) -> None:
-        """Starts the noise anew."""
-        self._rng = np.random.Generator(np.random.PCG64(self._seed))
-
-    def act(self) -> int:
-        """Returns the right choice."""
-        task = self._env.task
-        return list(task.choice_order()).index(task.cue)
-
-    def perturb(self, action: int) -> int:
-        """Returns `action`, or a random one."""
-        random = int(self._rng.integers(self._env.task.n_cues))
-        return random if self._rng.random() < self._noise else action
+    def _right(self) -> int:
+        return list(self.task.choice_order()).index(self.task.cue)
 
 
 @contextlib.contextmanager

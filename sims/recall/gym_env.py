@@ -11,10 +11,10 @@ import numpy as np
 
 from embodied.core.errors import ConfigError, SimulatorError, unknown_name
 from embodied.core.specs import ActionSpec, ArraySpec
-from sims.choices import check_choices
+from sims.choices import Chooser, check_choices
 from sims.recall.catalog import TASKS, make_game
 from sims.recall.game import CONTROL_HZ, Game, RecallInfo, cue_array
-from sims.resets import seed_array
+from sims.resets import read_one, seed_array
 
 VIDEO_SIZE = 297
 CAMERAS = ("front",)
@@ -75,11 +75,7 @@ class RecallEnv(gymnasium.Env):
           The first observation and its info.
         """
         super().reset(seed=seed)
-        episode = int(self.np_random.integers(2**31)) if seed is None else int(seed)
-        unknown = set(options or {}) - {"cue"}
-        if unknown:
-            raise unknown_name("reset option", sorted(unknown)[0], ["cue"])
-        cue = (options or {}).get("cue")
+        episode, cue = read_one(seed, options, self.np_random)
         self.game.start(_FIRST, seed_array([episode]), cue_array([cue]))
         return self.observe(), self.current_info()
 
@@ -160,9 +156,12 @@ class RecallEnv(gymnasium.Env):
         """Returns everything that fixes this environment, as JSON-ready data."""
         return spec_dict(self.game, self.level)
 
-    def make_expert(self, seed: int = 0, noise: float = 0.0) -> Expert:
+    def make_expert(self, seed: int = 0, noise: float = 0.0) -> Chooser:
         """Returns a player that knows the answer; `noise` is its share of random actions."""
-        return Expert(self, seed, noise)
+        return Chooser(self._right, self.action_spec.size, seed, noise)
+
+    def _right(self) -> int:
+        return int(self.game.expert(self.game.cue)[0])
 
     def save_state(self) -> dict[str, np.ndarray]:
         """Returns the episode as arrays; `restore_state` puts it back exactly."""
@@ -171,33 +170,6 @@ class RecallEnv(gymnasium.Env):
     def restore_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continues from what `save_state` returned; refuses another task's or level's."""
         self.game.restore(state)
-
-
-class Expert:
-    """Plays one environment by what it should not see.
-
-    Args:
-      env: The environment.
-      seed: Seed of the noise.
-      noise: Share of random actions in [0, 1].
-    """
-
-    def __init__(self, env: RecallEnv, seed: int, noise: float) -> None:
-        self._env, self._seed, self._noise = env, seed, float(noise)
-        self.reset()
-
-    def reset(self) -> None:
-        """Starts the noise anew."""
-        self._rng = np.random.Generator(np.random.PCG64(self._seed))
-
-    def act(self) -> int:
-        """Returns the action that leads to success from here."""
-        return int(self._env.game.expert(self._env.game.cue)[0])
-
-    def perturb(self, action: int) -> int:
-        """Returns `action`, or a random one."""
-        random = int(self._rng.integers(self._env.action_spec.size))
-        return random if self._rng.random() < self._noise else action
 
 
 def find(task: str | RecallInfo, level: str | None) -> tuple[RecallInfo, str]:

@@ -103,9 +103,11 @@ def test_it_loads_whatever_names_hold_and_fetches_nothing(page: Page, file: Path
     page.run("const film = document.querySelector('video'); film.preload = 'auto'; film.load()")
     page.until("document.querySelector('video').duration > 0")
     words = text(page, "details")
-    for expected in ("see one coloured cube", "1/3 = 33.3 %", "Expert, fast: 200 of 200",
-                     "failed: wrong choice", "Published claims",
-                     "follows a swapped memory in 895 of 900", "touch the cube with the color"):  # fmt: skip
+    for expected in (
+        "see one coloured cube", "1/3 = 33.3 %", "Expert, fast: 200 of 200", "Published claims",
+        "follows a swapped memory in 895 of 900", "failed: wrong choice",
+        "touch the cube with the color",
+    ):  # fmt: skip
         assert expected in words
 
 
