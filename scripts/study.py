@@ -1,8 +1,8 @@
 """Many small runs of one question: ``python scripts/study.py NAME [VARIANT ...]``.
 
 Trains and evaluates every variant (an interrupted study carries on where it was), then writes
-``results/studies/NAME/``: a table, a picture and the numbers. ``--table`` writes these from what is
-there without running anything.
+``results/studies/NAME/``: a table, a picture and the numbers. Lines that stand there already stay,
+whether their runs are still here or not. ``--table`` writes these without running anything.
 """
 
 from __future__ import annotations
@@ -48,16 +48,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.name not in STUDIES:
             raise unknown_name("study", options.name, STUDIES)
-        from studies import study, table  # load torch; bad names are answered without
+        from studies import lines, study, table  # load torch; bad names are answered without
 
         question = importlib.import_module(f"studies.{options.name}").STUDY
         if not options.table:
             study.work(study.jobs(question, options.variants, options.runs), options.jobs)
-        lines = study.read(study.jobs(question, [], options.runs))
-        directory = table.write(options.out / question.name, question, lines)
+        found = study.read(study.jobs(question, [], options.runs))
+        directory = options.out / question.name
+        told, left_out = lines.with_published(directory, question, found)
+        table.write(directory, question, told)
     except EmbodiedError as error:
         print(f"study: {error}", file=sys.stderr)
         return error.exit_code
+    if left_out:
+        print(
+            f"study: left out, as {question.name} makes them in another way now: "
+            f"{', '.join(left_out)}",
+            file=sys.stderr,
+        )
     print(f"made  {directory}/")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from embodied.core.errors import DataError
 from embodied.core.files import write_json
 from tests.test_bench import SCRIPTS, script  # noqa: F401
 
@@ -117,6 +119,32 @@ def test_table_and_picture(study: Any, script: Any, tmp_path: Path) -> None:  # 
     assert "Not run: " in text and "`memory=none`" in text
     picture = (directory / "plot.svg").read_text()
     assert picture.count("<circle") == 3 and "another &lt;way&gt;" in picture
+
+
+def test_published_lines_outlive_their_runs(study: Any, script: Any, tmp_path: Path) -> None:  # noqa: F811
+    lines, question = script("studies.lines"), toy(study)
+    ours, other = question.variants[:2]
+    gone = study.Line(ours, 15, 20, (0.9, 0.6), 0.75, {"cue": 0.8}, {"bytes": (1.0, None)})
+    assert lines.with_published(tmp_path, question, [gone]) == ([gone], [])  # nothing there yet
+    lines.write(tmp_path, question, [gone])
+    here = study.Line(other, 3, 10, (0.3,), None, {})
+    assert lines.with_published(tmp_path, question, [here]) == ([gone, here], [])
+    anew = dataclasses.replace(gone, successes=20)
+    assert lines.with_published(tmp_path, question, [anew]) == ([anew], [])
+
+    said = dataclasses.replace(ours, what="in other words")
+    told = dataclasses.replace(question, variants=(said, *question.variants[1:]))
+    ((line,), left_out) = lines.with_published(tmp_path, told, [])
+    assert line.variant.what == "in other words" and not left_out
+    for made in (
+        dataclasses.replace(question, variants=(dataclasses.replace(ours, train=("steps=9",)),)),
+        dataclasses.replace(question, train=("task=b",)),
+        dataclasses.replace(question, variants=question.variants[1:]),
+    ):
+        assert lines.with_published(tmp_path, made, []) == ([], ["ours"])
+    write_json(tmp_path / "results.json", [])
+    with pytest.raises(DataError, match="of another version"):
+        lines.with_published(tmp_path, question, [])
 
 
 def test_facts_of_a_run(study: Any, script: Any, tmp_path: Path) -> None:  # noqa: F811

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from embodied.core.files import write_atomic, write_json
+from embodied.core.files import write_atomic
 from embodied.report.text import interval, percent
 from studies import facts
+from studies import lines as data
 from studies.study import Line, Study
 
 COLORS = ("#3b76c4", "#d1622b", "#3f9142", "#8a56ac", "#8c6d31", "#c23b75")
@@ -19,7 +19,7 @@ ROW, LEFT, WIDTH, RIGHT = 22, 330, 360, 70
 
 def write(directory: Path, study: Study, lines: Sequence[Line]) -> Path:
     """Writes ``README.md``, ``plot.svg`` and ``results.json``; returns the directory."""
-    write_json(directory / "results.json", [_plain(line) for line in lines])
+    data.write(directory, study, lines)
     write_atomic(directory / "plot.svg", plot(study, lines))
     if study.axis:
         write_atomic(directory / "curves.svg", curves(study, lines))
@@ -162,18 +162,3 @@ def curves(study: Study, lines: Sequence[Line]) -> str:
 def _label(line: Line) -> str:
     short = line.variant.what.removesuffix(" (published)")
     return short if len(short) <= 52 else short[:51] + "…"
-
-
-def _plain(line: Line) -> dict[str, object]:
-    low, high = line.interval
-    return {
-        **dataclasses.asdict(line.variant),
-        "success": line.successes / line.n,
-        "n": line.n,
-        "low": low,
-        "high": high,
-        "by_seed": line.by_seed,
-        "swap_followed": line.followed,
-        **line.extra,
-        **line.facts,
-    }
