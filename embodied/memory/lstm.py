@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from embodied.core.errors import ConfigError
 from embodied.core.types import State
-from embodied.memory import recurrent
 from embodied.memory.adapter import VectorAdapter
-from embodied.memory.base import Pending, StreamShapes, where_rows
-from embodied.memory.vector import Record, VectorMemory
+from embodied.memory.base import StreamShapes
+from embodied.memory.cells import run_lstm
+from embodied.memory.recurrent import RecurrentVector, Shapes
 from embodied.nn.position import TimeEncoding
 
 
@@ -40,7 +40,7 @@ class LSTMConfig:
     time_scale_hz: float = 1.0
 
 
-class LSTMVector(VectorMemory):
+class LSTMVector(RecurrentVector):
     """State: ``hidden`` and ``cell`` [B, L, V], and ``count`` int64 [B], items since the reset.
 
     c' = f c + i g, h' = o tanh(c'), with i, f, g, o from (x, h); a layer's x is the h' below it.
@@ -63,105 +63,41 @@ class LSTMVector(VectorMemory):
         time_encoding: bool = True,
         time_scale_hz: float = 1.0,
     ) -> None:
-        super().__init__(width)
+        super().__init__(width, reads_present)
         if layers < 1:
             raise ConfigError(f"layers of memory lstm must be >= 1, got {layers}")
         self.cells = nn.ModuleList(nn.LSTMCell(width, width) for _ in range(layers))
-        self.reads_present = reads_present
         self.time = TimeEncoding(width, scale_hz=time_scale_hz) if time_encoding else None
 
-    def initial(self, batch: int, capacity: int | None = None) -> State:
-        """Returns zero vectors; a capacity has no meaning here and changes nothing."""
-        like = next(self.cells.parameters())
-        return {
-            "hidden": like.new_zeros(batch, len(self.cells), self.width),
-            "cell": like.new_zeros(batch, len(self.cells), self.width),
-            "count": torch.zeros(batch, dtype=torch.int64, device=like.device),
-        }
+    def shapes(self) -> Shapes:
+        """A hidden and a cell vector a layer."""
+        return dict.fromkeys(("hidden", "cell"), (len(self.cells), self.width))
 
-    def read(
-        self,
-        query: Tensor,
-        time_s: Tensor,
-        state: State,
-        reset: Tensor,
-        read_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Pending]:
-        """Returns the top layer's hidden vector; see ``reads_present``."""
-        hidden, cell = (where_rows(reset, torch.zeros_like(s), s) for s in _vectors(state))
-        pending: Pending = {"reset": reset, "record": {}, "before": (hidden, cell), "query": query}
-        if not self.reads_present:
-            return hidden[:, -1], pending
-        pending["after"] = self._advance(query, time_s, hidden, cell)
-        return pending["after"][0][:, -1], pending
+    def advance(self, item: Tensor, vectors: State) -> State:
+        """Lets an item through all layers."""
+        x, hidden, memory = item, [], []
+        for i, cell in enumerate(self.cells):
+            x, c = cell(x, tuple(vectors[k][:, i].to(x.dtype) for k in ("hidden", "cell")))
+            hidden.append(x)
+            memory.append(c)
+        return {"hidden": torch.stack(hidden, dim=1), "cell": torch.stack(memory, dim=1)}
 
-    def write(
-        self, pending: Pending, item: Tensor, time_s: Tensor, state: State, donate: bool = False
-    ) -> State:
-        """Takes the item in."""
-        if item is pending["query"] and "after" in pending:
-            hidden, cell = pending["after"]
-        else:
-            hidden, cell = self._advance(item, time_s, *pending["before"])
-        count = torch.where(pending["reset"], 0, state["count"]) + 1
-        dtype = state["hidden"].dtype
-        return {"hidden": hidden.to(dtype), "cell": cell.to(dtype), "count": count}
-
-    def unroll(
-        self,
-        items: Tensor,
-        time_s: Tensor,
-        state: State,
-        is_first: Tensor,
-        valid: Tensor,
-        read_mask: Tensor | None = None,
-        *,
-        wanted: Tensor | None = None,
-        stored: Tensor | None = None,
-        record: Record | None = None,
+    def run(
+        self, items: Tensor, vectors: State, first: Tensor, valid: Tensor
     ) -> tuple[Tensor, State]:
         """Runs T ticks layer by layer."""
-        if stored is not None and self.reads_present:
-            return super().unroll(
-                items, time_s, state, is_first, valid, read_mask, wanted=wanted, stored=stored
-            )
-        use, first = valid if wanted is None else valid & wanted, is_first & valid
-        taken = items if stored is None else stored
-        x = self._coded(torch.where(valid[..., None], taken, 0.0), time_s)
-        hidden, memory = [], []
-        with torch.autocast(items.device.type, enabled=False):
-            for i, cell in enumerate(self.cells):
-                assert isinstance(cell, nn.LSTMCell)
-                start = state["hidden"][:, i], state["cell"][:, i]
-                x, h, c = recurrent.run_lstm(cell, x, *start, first, valid)
-                hidden.append(h)
-                memory.append(c)
-        if not self.reads_present:
-            x = recurrent.before_ticks(x, state["hidden"][:, -1], first)
-        new = {
-            "hidden": torch.stack(hidden, dim=1),
-            "cell": torch.stack(memory, dim=1),
-            "count": recurrent.counts_after(state["count"], is_first, valid),
-        }
-        return torch.where(use[..., None], x.to(items.dtype), items), new
+        x, hidden, memory = items, [], []
+        for i, cell in enumerate(self.cells):
+            assert isinstance(cell, nn.LSTMCell)
+            start = vectors["hidden"][:, i], vectors["cell"][:, i]
+            x, h, c = run_lstm(cell, x, *start, first, valid)
+            hidden.append(h)
+            memory.append(c)
+        return x, {"hidden": torch.stack(hidden, dim=1), "cell": torch.stack(memory, dim=1)}
 
-    def filled(self, state: State) -> Tensor:
-        """Rows with at least one item."""
-        filled: Tensor = state["count"] > 0
-        return filled
-
-    def _coded(self, items: Tensor, time_s: Tensor) -> Tensor:
-        return items if self.time is None else items + self.time(time_s)
-
-    def _advance(
-        self, item: Tensor, time_s: Tensor, hidden: Tensor, cell: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Returns hidden and cell vectors [B, L, V] that have taken the item in."""
-        x, new = self._coded(item, time_s), []
-        for i, layer in enumerate(self.cells):
-            x, below = layer(x, (hidden[:, i].to(x.dtype), cell[:, i].to(x.dtype)))
-            new.append((x, below))
-        return torch.stack([h for h, _ in new], dim=1), torch.stack([c for _, c in new], dim=1)
+    def answer(self, vectors: State) -> Tensor:
+        """The top layer's hidden vector."""
+        return vectors["hidden"][:, -1]
 
 
 class LSTMMemory(VectorAdapter):
@@ -186,7 +122,3 @@ class LSTMMemory(VectorAdapter):
         )
         super().__init__(streams, inner, config.pool_queries, config.detach)
         self.config = config
-
-
-def _vectors(state: State) -> tuple[Tensor, Tensor]:
-    return state["hidden"], state["cell"]

@@ -1,103 +1,139 @@
-"""Whole segments through a recurrent layer, resets and holes included.
+"""Memories that are a few vectors a row, which each item advances.
 
-Where a segment has neither, torch's own kernel runs it. Elsewhere a loop does, with the inputs'
-part of the gates made for all ticks at once. (Packed sequences of pieces of episodes would do
-without the loop, but their backward pass costs the square of the length.)
+A subclass says how one item, and how a whole segment, advances its vectors; what clears them, what
+a read answers and how holes in a segment are passed over is the same for all, and here.
 
 Shape letters: B rows, T observation ticks, V width.
 """
 
 from __future__ import annotations
 
+import abc
+
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from embodied.memory.base import where_rows
-from embodied.nn.rows import looks_at_data
+from embodied.core.types import State
+from embodied.memory.base import Pending, where_rows
+from embodied.memory.cells import before_ticks, counts_after
+from embodied.memory.vector import Record, VectorMemory
+from embodied.nn.position import TimeEncoding
+
+Shapes = dict[str, tuple[int, ...]]
 
 
-def run_lstm(
-    cell: nn.LSTMCell, items: Tensor, hidden: Tensor, memory: Tensor, first: Tensor, valid: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs T ticks of one layer.
+class RecurrentVector(VectorMemory):
+    """State: the vectors of `shapes`, and ``count`` int64 [B], the items stored since the reset.
 
     Args:
-      cell: The weights.
-      items: [B, T, V].
-      hidden: [B, V] before.
-      memory: [B, V], the cell vector before.
-      first: [B, T] bool; the row is cleared before this tick.
-      valid: [B, T] bool; False leaves the vectors as they are.
+      width: V.
+      reads_present: A read answers what has taken the present in, as in recurrent agents; False
+        answers what was before, which knows earlier ticks only.
 
-    Returns:
-      The hidden vector after each tick, [B, T, V], and both vectors at the end.
+    Attributes:
+      time: Encoding of the time that is added to stored items, or None; the subclass makes it.
     """
-    items = items.to(cell.weight_ih.dtype)
-    if _is_plain(first, valid):
-        start = [_cleared(state, first[:, 0])[None] for state in (hidden, memory)]
-        out, end, memory = torch.lstm(
-            items, start, list(cell.parameters()), True, 1, 0.0, cell.training, False, True
-        )
-        return out, end[0], memory[0]
-    after, recur = [], cell.weight_hh.t()
-    gates = F.linear(items, cell.weight_ih, cell.bias_ih + cell.bias_hh).unbind(1)
-    for t, gate in enumerate(gates):
-        h, c = _cleared(hidden, first[:, t]), _cleared(memory, first[:, t])
-        i, f, g, o = torch.addmm(gate, h, recur).chunk(4, dim=1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        memory = where_rows(valid[:, t], c, memory)
-        hidden = where_rows(valid[:, t], torch.sigmoid(o) * torch.tanh(c), hidden)
-        after.append(hidden)
-    return torch.stack(after, dim=1), hidden, memory
 
+    time: TimeEncoding | None  # no default: an attribute of the class would hide the module
 
-def run_gru(
-    cell: nn.GRUCell, items: Tensor, hidden: Tensor, first: Tensor, valid: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Runs T ticks of one layer; arguments as in `run_lstm`.
+    def __init__(self, width: int, reads_present: bool) -> None:
+        super().__init__(width)
+        self.reads_present = reads_present
 
-    Returns:
-      The hidden vector after each tick, [B, T, V], and at the end.
-    """
-    items = items.to(cell.weight_ih.dtype)
-    if _is_plain(first, valid):
-        start = _cleared(hidden, first[:, 0])[None]
-        out, end = torch.gru(
-            items, start, list(cell.parameters()), True, 1, 0.0, cell.training, False, True
-        )
-        return out, end[0]
-    after, V = [], items.shape[-1]
-    recur, bias = cell.weight_hh.t(), cell.bias_hh
-    for t, gate in enumerate(F.linear(items, cell.weight_ih, cell.bias_ih).unbind(1)):
-        h = _cleared(hidden, first[:, t])
-        own = torch.addmm(bias, h, recur)
-        r, z = torch.sigmoid(gate[:, : 2 * V] + own[:, : 2 * V]).chunk(2, dim=1)
-        n = torch.tanh(gate[:, 2 * V :] + r * own[:, 2 * V :])
-        hidden = where_rows(valid[:, t], n + z * (h - n), hidden)
-        after.append(hidden)
-    return torch.stack(after, dim=1), hidden
+    @abc.abstractmethod
+    def shapes(self) -> Shapes:
+        """Returns the shape of each vector of the state, without B."""
 
+    @abc.abstractmethod
+    def advance(self, item: Tensor, vectors: State) -> State:
+        """Returns the vectors that have taken in an item [B, V], its time encoded."""
 
-def before_ticks(after: Tensor, start: Tensor, first: Tensor) -> Tensor:
-    """Returns the hidden vector before each tick, [B, T, V], from those after and the first."""
-    before = torch.cat([start[:, None], after[:, :-1]], dim=1)
-    return torch.where(first[..., None], 0.0, before)
+    @abc.abstractmethod
+    def run(
+        self, items: Tensor, vectors: State, first: Tensor, valid: Tensor
+    ) -> tuple[Tensor, State]:
+        """Takes in T items in turn, without autocast.
 
+        Args:
+          items: [B, T, V], their times encoded.
+          vectors: Before the segment.
+          first: [B, T] bool; the row is cleared before this tick.
+          valid: [B, T] bool; False leaves the vectors as they are.
 
-def counts_after(count: Tensor, is_first: Tensor, valid: Tensor) -> Tensor:
-    """Returns int64 [B]: valid ticks since the last reset, `count` of them before the segment."""
-    ticks = valid.shape[1]
-    tick = torch.arange(ticks, device=valid.device)
-    begun = torch.where(is_first & valid, tick, -1).amax(dim=1)
-    added = (valid & (tick >= begun[:, None])).sum(dim=1)
-    return torch.where(begun >= 0, added, count + added)
+        Returns:
+          The answer after each tick, [B, T, V], and the vectors at the end.
+        """
 
+    @abc.abstractmethod
+    def answer(self, vectors: State) -> Tensor:
+        """Returns what a read of these vectors answers, [B, V]."""
 
-def _is_plain(first: Tensor, valid: Tensor) -> bool:
-    """Whether torch's kernels can run the segment; looks at the data, so on a CPU alone."""
-    return looks_at_data(valid) and bool(valid.all()) and not bool(first[:, 1:].any())
+    def initial(self, batch: int, capacity: int | None = None) -> State:
+        """Returns zero vectors; a capacity has no meaning here and changes nothing."""
+        like = next(self.parameters())
+        vectors = {name: like.new_zeros(batch, *own) for name, own in self.shapes().items()}
+        return {**vectors, "count": torch.zeros(batch, dtype=torch.int64, device=like.device)}
 
+    def read(
+        self,
+        query: Tensor,
+        time_s: Tensor,
+        state: State,
+        reset: Tensor,
+        read_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Pending]:
+        """Returns the answer; see ``reads_present``."""
+        before = {k: where_rows(reset, torch.zeros_like(state[k]), state[k]) for k in self.shapes()}
+        pending: Pending = {"reset": reset, "record": {}, "before": before, "query": query}
+        if not self.reads_present:
+            return self.answer(before), pending
+        pending["after"] = self.advance(self._coded(query, time_s), before)
+        return self.answer(pending["after"]), pending
 
-def _cleared(state: Tensor, rows: Tensor) -> Tensor:
-    return state.masked_fill(rows[:, None], 0.0)
+    def write(
+        self, pending: Pending, item: Tensor, time_s: Tensor, state: State, donate: bool = False
+    ) -> State:
+        """Takes the item in."""
+        if item is pending["query"] and "after" in pending:
+            after = pending["after"]
+        else:
+            after = self.advance(self._coded(item, time_s), pending["before"])
+        count = torch.where(pending["reset"], 0, state["count"]) + 1
+        return {**{k: after[k].to(state[k].dtype) for k in self.shapes()}, "count": count}
+
+    def unroll(
+        self,
+        items: Tensor,
+        time_s: Tensor,
+        state: State,
+        is_first: Tensor,
+        valid: Tensor,
+        read_mask: Tensor | None = None,
+        *,
+        wanted: Tensor | None = None,
+        stored: Tensor | None = None,
+        record: Record | None = None,
+    ) -> tuple[Tensor, State]:
+        """Runs T ticks at once."""
+        if stored is not None and self.reads_present:
+            return super().unroll(
+                items, time_s, state, is_first, valid, read_mask, wanted=wanted, stored=stored
+            )
+        use, first = valid if wanted is None else valid & wanted, is_first & valid
+        taken = items if stored is None else stored
+        coded = self._coded(torch.where(valid[..., None], taken, 0.0), time_s)
+        with torch.autocast(items.device.type, enabled=False):
+            answers, vectors = self.run(coded, state, first, valid)
+        if not self.reads_present:
+            answers = before_ticks(answers, self.answer(state), first)
+        count = counts_after(state["count"], is_first, valid)
+        value = torch.where(use[..., None], answers.to(items.dtype), items)
+        return value, {**vectors, "count": count}
+
+    def filled(self, state: State) -> Tensor:
+        """Rows with at least one item."""
+        filled: Tensor = state["count"] > 0
+        return filled
+
+    def _coded(self, items: Tensor, time_s: Tensor) -> Tensor:
+        return items if self.time is None else items + self.time(time_s)

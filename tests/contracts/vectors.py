@@ -20,6 +20,7 @@ from torch import Tensor
 
 from embodied.core.types import State
 from embodied.memory.vector import Record, VectorMemory, filled_before, state_bytes
+from embodied.nn.position import TimeEncoding
 from tests.contracts.memory import seeds
 from tests.contracts.tools import (
     BATCH,
@@ -280,6 +281,19 @@ class VectorContract:
             reset = one.is_first[:, 0] & one.valid[:, 0]
             assert torch.equal(known[:, t], memory.filled(state) & ~reset)
             state = act(memory, one, state)[1]
+
+    def test_when_something_was_stored_matters_where_time_is_encoded(
+        self, case: VectorCase
+    ) -> None:
+        memory = case.make()
+        encoded = any(isinstance(module, TimeEncoding) for module in memory.modules())
+        ticks = random_vectors(memory, 3, 4, resets=0.0)  # too few to push anything out
+        ticks.valid[:] = True
+        late = dataclasses.replace(ticks, time_s=ticks.time_s**2)
+        late.time_s[:, -1] = ticks.time_s[:, -1]  # the present, which reads, is as it was
+        for run in (act, learn):
+            values = [run(memory, some, memory.initial(BATCH))[0][:, -1] for some in (ticks, late)]
+            assert torch.equal(*values) != encoded
 
     def test_the_record_is_as_described(self, case: VectorCase) -> None:
         memory = case.make()
