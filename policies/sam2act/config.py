@@ -15,7 +15,7 @@ from policies.sam2act.trunk import TrunkOptions
 from policies.sam2act.upsample import UpsampleOptions
 from policies.sam2act.views import RIGHT_EYE
 
-LEARNS = ("all", "memory")
+LEARNS = ALL, MEMORY, FINE = ("all", "memory", "fine")
 MARKS = ("predicted", "labels")
 
 
@@ -51,7 +51,8 @@ class SAM2ActConfig:
       marks: Heatmaps that memory stores in training: the policy's own ``"predicted"`` ones
         (published) or the true ones, ``"labels"``.
       learn: ``"all"`` weights (stage 1), or ``"memory"`` (stage 2): memory, the coarse upsampler
-        and the encoder's projections of its finer levels, from the coarse loss alone.
+        and the encoder's projections of its finer levels, from the coarse loss alone; or
+        ``"fine"``: the fine branch, for things that it has not been close to yet.
     """
 
     cameras: list[str] = dataclasses.field(default_factory=list)
@@ -74,14 +75,14 @@ class SAM2ActConfig:
     memory: str = "none"
     memory_config: dict[str, Any] = dataclasses.field(default_factory=dict)
     marks: str = "predicted"
-    learn: str = "all"
+    learn: str = ALL
 
     def __post_init__(self) -> None:
         if self.learn not in LEARNS:
             raise unknown_name("learn", self.learn, LEARNS)
         if self.marks not in MARKS:
             raise unknown_name("marks", self.marks, MARKS)
-        if self.learn == "memory" and self.memory == "none":
+        if self.learn == MEMORY and self.memory == "none":
             raise ConfigError(
                 "learn=memory trains a memory, but memory=none has none; choose memory=spatial, "
                 "or learn=all for a policy without memory"
@@ -122,4 +123,4 @@ class SAM2ActPlusConfig(SAM2ActConfig):
     """SAM2Act with a memory, trained from a SAM2Act (``init=``): stage 2."""
 
     memory: str = "spatial"
-    learn: str = "memory"
+    learn: str = MEMORY

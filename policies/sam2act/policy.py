@@ -28,7 +28,7 @@ from embodied.nn.rows import chosen_rows, looks_at_data, masked_mean, on_grid
 from policies.sam2act import augment, heatmaps, rotation
 from policies.sam2act.augment import Move
 from policies.sam2act.cloud import Cloud, crop, make_cloud, unproject, unzoom, zoom, zoom_cloud
-from policies.sam2act.config import SAM2ActConfig, SAM2ActPlusConfig
+from policies.sam2act.config import ALL, FINE, MEMORY, SAM2ActConfig, SAM2ActPlusConfig
 from policies.sam2act.heads import teacher_noise
 from policies.sam2act.model import COUNT, Encoded, SAM2ActModel
 from policies.sam2act.targets import Targets, as_logits, count_ticks, make_targets, target_points
@@ -57,17 +57,15 @@ def _frozen_shape(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class BranchInputs:
-    """What the coarse branch is given of R rows, and the fine one needs again.
+    """What both branches look at, R rows.
 
     Attributes:
       cloud: In the scene box.
-      images: Its views [R, V, 10, S, S].
       proprio: Proprioception [R, numbers].
       language: [R, L, E].
     """
 
     cloud: Cloud
-    images: Tensor
     proprio: Tensor
     language: Tensor
 
@@ -76,7 +74,7 @@ class BranchInputs:
         if len(keep) == len(self.proprio):
             return self
         cloud = Cloud(self.cloud.xyz[keep], self.cloud.rgb[keep], self.cloud.valid[keep])
-        return BranchInputs(cloud, self.images[keep], self.proprio[keep], self.language[keep])
+        return BranchInputs(cloud, self.proprio[keep], self.language[keep])
 
     def working(self, logits: Tensor) -> Working:
         """Returns what `SAM2Act.act` reads."""
@@ -96,17 +94,19 @@ class SAM2Act(SAM2ActModel):
 
     def __init__(self, config: SAM2ActConfig, interface: Interface) -> None:
         super().__init__(config, interface)
-        if config.learn == "memory":
+        if config.learn != ALL:
             self._freeze()
 
     # ---- what learns -------------------------------------------------------------------
 
     @property
     def needs_init(self) -> bool:
-        return self.config.learn == "memory"
+        return self.config.learn != ALL
 
     def _learning(self) -> list[nn.Module]:
-        """Returns the modules that the second stage trains. Source: SAM2Act+, its freeze list."""
+        """Returns the modules that a later stage trains. Source: SAM2Act+, its freeze list."""
+        if self.config.learn == FINE:
+            return [self.fine]
         return [self.memory, self.coarse.upsampler, self.encoder.projections]
 
     def _freeze(self) -> None:
@@ -117,7 +117,7 @@ class SAM2Act(SAM2ActModel):
     def train(self, mode: bool = True) -> SAM2Act:
         """Sets the mode; frozen parts stay as they are in use."""
         super().train(mode)
-        if mode and self.config.learn == "memory":
+        if mode and self.config.learn != ALL:
             super().train(False)
             for module in self._learning():
                 module.train()
@@ -132,7 +132,7 @@ class SAM2Act(SAM2ActModel):
 
     def frozen_key(self) -> dict[str, Any]:
         config = self.config
-        if config.learn != "memory":
+        if config.learn != MEMORY:
             return {}
         sees = ("points_stride", "proprio", "time_feature")
         move = dataclasses.asdict(config.augment)
@@ -156,7 +156,7 @@ class SAM2Act(SAM2ActModel):
 
     def check_init(self, config: Mapping[str, Any]) -> None:
         """Refuses frozen weights that would be read in another way than they were learnt in."""
-        if self.config.learn != "memory":
+        if self.config.learn == ALL:
             return
         ours = _frozen_shape(dataclasses.asdict(self.config))
         for name, value in _frozen_shape(config).items():
@@ -175,8 +175,8 @@ class SAM2Act(SAM2ActModel):
         counts, _ = self._counts(segment, self.initial_state(shape[0]))
         rows = torch.arange(segment.valid.numel(), device=segment.valid.device)
         inputs, targets = self._moved(segment, self._acts(segment), rows, counts, generator)
-        parts = inputs.images, inputs.proprio, inputs.language
-        encoded = self._encode_frozen(self.coarse, *parts)
+        images = self._views(inputs.cloud, coarse=True)
+        encoded = self._encode_frozen(self.coarse, images, inputs.proprio, inputs.language)
         levels = {f"{LEVEL}{side}": level.half() for side, level in encoded.levels.items()}
         kept = {FEATURES: encoded.features.half(), **levels}
         move = {YAW: targets.move.yaw_rad[0], SHIFT: targets.move.shift[0]}
@@ -201,7 +201,7 @@ class SAM2Act(SAM2ActModel):
     ) -> tuple[Working, State]:
         count, kept = self._count(state, reset)
         inputs = self._inputs(obs, count)
-        encoded = self._encode(self.coarse, inputs.images, inputs.proprio, inputs.language)
+        encoded = self._far(inputs)
         query = encoded.tokens()
         value, pending = self.memory.read(self._asked(query), time_s, kept, reset)
         logits = encoded.heatmaps(self.coarse, self._maps(value))
@@ -241,12 +241,13 @@ class SAM2Act(SAM2ActModel):
         count, kept = self._count(state, reset)
         kept = self.memory.clear(kept, reset)
         inputs = self._inputs(obs, count)
-        encoded = self._encode(self.coarse, inputs.images, inputs.proprio, inputs.language)
+        images = self._views(inputs.cloud, coarse=True)
+        encoded = self._encode(self.coarse, images, inputs.proprio, inputs.language)
         query = self._asked(encoded.tokens())
         value, _ = self.memory.read(query, time_s, kept, torch.zeros_like(reset))
         logits = encoded.heatmaps(self.coarse, self._maps(value))
         chunk = self.act(inputs.working(logits), logits.new_zeros(len(logits), 1)).chunk
-        colours = inputs.images[:, :, RGB].permute(0, 1, 3, 4, 2)
+        colours = images[:, :, RGB].permute(0, 1, 3, 4, 2)
         return {
             **self.memory.inspect(query, time_s, kept),
             "view.image": (255 * colours).round().to(torch.uint8),
@@ -259,8 +260,12 @@ class SAM2Act(SAM2ActModel):
 
     def _inputs(self, obs: Observation, count: Tensor | None) -> BranchInputs:
         cloud = make_cloud(obs, self.cameras, self.frame)
-        images = self._views(cloud, coarse=True)
-        return BranchInputs(cloud, images, self._proprio(obs, count), self._language(obs))
+        return BranchInputs(cloud, self._proprio(obs, count), self._language(obs))
+
+    def _far(self, inputs: BranchInputs) -> Encoded:
+        """Looks at the whole scene with the coarse branch."""
+        images = self._views(inputs.cloud, coarse=True)
+        return self._encode(self.coarse, images, inputs.proprio, inputs.language)
 
     def _counts(self, segment: Segment, state: State) -> tuple[tuple[Tensor, Tensor] | None, State]:
         """Returns what `count_ticks` does (None without the time feature), and other state."""
@@ -282,15 +287,19 @@ class SAM2Act(SAM2ActModel):
         generator = torch.default_generator if generator is None else generator
         few = looks_at_data(segment.valid)
         acts = self._acts(segment)
-        needed = segment.valid if self.config.memory != "none" else acts
-        rows = chosen_rows(needed.reshape(-1), few)
+        remembers = self.config.memory != "none" and self.config.learn != FINE
+        rows = chosen_rows((segment.valid if remembers else acts).reshape(-1), few)
         counts, kept = self._counts(segment, state)
+        if self.config.learn == FINE:
+            looked = self._moved(segment, acts, rows, counts, generator)
+            loss, metrics = self._fine_loss(*looked, generator)
+            return LossOutput(loss, {"loss": loss.detach(), **metrics}, state)
         inputs: BranchInputs | None = None
         if FEATURES in segment.obs:
             encoded, targets = self._kept(segment, acts, rows)
         else:
             inputs, targets = self._moved(segment, acts, rows, counts, generator)
-            encoded = self._encode(self.coarse, inputs.images, inputs.proprio, inputs.language)
+            encoded = self._far(inputs)
         labels = self._labels(targets.point)
         logits, after = self._remember(encoded, labels, segment, targets, kept)
         if counts is not None:
@@ -300,7 +309,7 @@ class SAM2Act(SAM2ActModel):
         metrics = {"coarse_loss": loss.detach()}
         off = (heatmaps.decode(logits.detach()) - targets.point).norm(dim=-1)
         metrics["coarse_error_m"] = masked_mean(off, targets.weight) / self.frame.per_metre
-        if self.config.learn == "all" and inputs is not None:
+        if self.config.learn == ALL and inputs is not None:
             keep = chosen_rows(targets.weight, few)
             fine_loss, details = self._fine_loss(inputs.only(keep), targets.only(keep), generator)
             loss, metrics = loss + fine_loss, {**metrics, **details}
@@ -319,7 +328,7 @@ class SAM2Act(SAM2ActModel):
         counts: tuple[Tensor, Tensor] | None,
         generator: torch.Generator,
     ) -> tuple[BranchInputs, Targets]:
-        """Moves the scenes of a segment at random and draws them; returns what they teach too."""
+        """Moves the scenes of a segment at random; returns what they teach too."""
         goals = target_points(segment, acts, self.frame)
         move = augment.draw(goals, acts, self.config.augment, generator)
         targets = make_targets(segment, acts, rows, self.frame, move)
@@ -327,9 +336,7 @@ class SAM2Act(SAM2ActModel):
         cloud = unproject(obs, self.cameras, self.frame)
         cloud = crop(dataclasses.replace(cloud, xyz=targets.move.points(cloud.xyz[None])[0]))
         proprio = self._proprio(obs, None if counts is None else targets.at(counts[0]))
-        return BranchInputs(
-            cloud, self._views(cloud, coarse=True), proprio, self._language(obs)
-        ), targets
+        return BranchInputs(cloud, proprio, self._language(obs)), targets
 
     def _labels(self, point: Tensor) -> Tensor:
         """Returns the heatmaps [R, V, S, S] that mean points [R, 3]."""
