@@ -17,6 +17,7 @@ from policies.sam2act.model import NAMES
 from policies.sam2act.policy import SAM2Act, SAM2ActPlus
 from policies.sam2act.targets import as_logits, count_ticks
 from tests.contracts.policy import random_array
+from tests.contracts.tools import assert_equal
 from tests.policies.sam2act.small import OBSERVATIONS, SMALL_MEMORY, make
 
 ABOVE = ([0, 1, 0], [1, 0, 0], [0, 0, -1])
@@ -167,6 +168,37 @@ def test_the_second_stage_reaches_what_it_trains_and_nothing_else():
     for name, parameter in policy.named_parameters():
         grad = parameter.grad
         assert (grad is not None and bool(grad.abs().sum() > 0)) == parameter.requires_grad, name
+
+
+@pytest.mark.parametrize("options", [{}, PLUS], ids=["alone", "plus"])
+def test_the_close_look_learns_alone_and_remembers_nothing(options):
+    policy = make(**options, learn="fine").train()
+    assert policy.needs_init and policy.frozen_key() == {}
+    assert policy.fine.training and not policy.coarse.training and not policy.encoder.training
+    batch = segment(policy)
+    state = policy.initial_state(batch.valid.shape[0])
+    out = policy.loss(batch, state, torch.Generator().manual_seed(0))
+    out.loss.backward()
+    assert "fine_error_m" in out.metrics and "coarse_loss" not in out.metrics
+    assert_equal(out.state, state)
+    for name, parameter in policy.named_parameters():
+        grad = parameter.grad
+        learnt = grad is not None and bool(grad.abs().sum() > 0)
+        assert learnt == parameter.requires_grad == name.startswith("fine."), name
+
+
+def test_the_close_look_learns_what_it_learns_with_everything():
+    """Given the same draws, its part of the loss is that of the first stage."""
+    whole, close = make(), make(learn="fine")
+    close.load_state_dict(whole.state_dict())
+    batch = segment(whole)
+    everything, fine = (
+        p.loss(batch, p.initial_state(2), torch.Generator().manual_seed(0)).metrics
+        for p in (whole.eval(), close.eval())
+    )
+    for name in ("fine_loss", "rotation_loss", "gripper_loss", "collision_loss", "fine_error_m"):
+        torch.testing.assert_close(everything[name], fine[name])
+    torch.testing.assert_close(everything["loss"], fine["loss"] + everything["coarse_loss"])
 
 
 def test_plus_is_the_second_stage_by_default():
