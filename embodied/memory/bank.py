@@ -192,7 +192,8 @@ class StreamBank(nn.Module):
         if self.forget is None:
             return None
         with torch.autocast(tokens.device.type, enabled=False):
-            rate: Tensor = F.softplus(self.forget(tokens.float().mean(dim=-2))[..., 0])
+            mean = tokens.to(self.forget.weight.dtype).mean(dim=-2)
+            rate: Tensor = F.softplus(self.forget(mean)[..., 0])
         return rate
 
     def present(self, tokens: Tensor) -> Tensor:

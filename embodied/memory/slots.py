@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from embodied.core.errors import ConfigError, unknown_name
+from embodied.nn.precision import at_least_float32
 
 OVERFLOWS = ("similar", "fifo", "retention")
 MERGED_TIMES = ("earlier", "mean")
@@ -117,7 +118,7 @@ def similarity(left: Tensor, right: Tensor, kind: str) -> Tensor:
         arXiv 2508.19236, its released code); ``"entry"``: the cosine of the whole entries
         (its paper).
     """
-    left, right = left.float(), right.float()
+    left, right = at_least_float32(left), at_least_float32(right)
     if kind == "entry":
         left, right = left.flatten(-2).unsqueeze(-2), right.flatten(-2).unsqueeze(-2)
     norms = torch.linalg.vector_norm(left, dim=-1) * torch.linalg.vector_norm(right, dim=-1)
@@ -240,7 +241,7 @@ def dropped(rule: StoreRule, now: Tensor, stored_s: Tensor, forget_hz: Tensor | 
         oldest = min(rule.anchor, stored_s.shape[1] - 1)
         return torch.full_like(now, oldest, dtype=torch.int64)
     assert forget_hz is not None, "retention needs rates"
-    left = decay(now[:, None], stored_s, forget_hz.detach().float())
+    left = decay(now[:, None], stored_s, at_least_float32(forget_hz.detach()))
     return _behind(rule.anchor, left, torch.inf).argmin(dim=1)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from embodied.core.errors import ConfigError
 from embodied.nn.attention import masked_score
+from embodied.nn.precision import at_least_float32
 
 THETA = 10_000.0
 """Ratio between the first frequency of an axis, 1 rad a token, and where the series would end."""
@@ -59,9 +60,9 @@ def axial_rotary(positions: Tensor, width: int) -> Tensor:
 
 
 def rotate(tokens: Tensor, rotary: Tensor) -> Tensor:
-    """Turns the channel pairs of `tokens` [..., N, H, E] by `rotary` [2, N, E], in float32."""
+    """Turns channel pairs of `tokens` [..., N, H, E] by `rotary` [2, N, E], in float32 at least."""
     cos, sin = rotary[0][:, None], rotary[1][:, None]
-    wide = tokens.float()
+    wide = at_least_float32(tokens)
     even, odd = wide.unflatten(-1, (-1, 2)).unbind(dim=-1)
     turned = torch.stack([-odd, even], dim=-1).flatten(-2)
     return (wide * cos + turned * sin).to(tokens.dtype)

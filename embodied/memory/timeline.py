@@ -32,6 +32,7 @@ from embodied.memory.slots import (
     similarity,
 )
 from embodied.nn.attention import masked_score
+from embodied.nn.precision import at_least_float32
 from embodied.nn.rows import looks_at_data
 
 GROUP_TOKENS = 160
@@ -143,7 +144,7 @@ def trace(
     blank = torch.zeros(B, R + 1, device=device)
     times = torch.cat([slots.time_s, time_s.to(slots.time_s.dtype), blank], dim=1)
     items = torch.cat([slots.items, ones, blank], dim=1)
-    rates = None if forget_hz is None else torch.cat([forget_hz.float(), blank], dim=1)
+    rates = None if forget_hz is None else torch.cat([at_least_float32(forget_hz), blank], dim=1)
     mix = torch.zeros(B, R, S, device=device)
     live = torch.zeros(B, T + 1, P + 1, dtype=torch.bool, device=device)
     index = torch.where(slots.live(), slot, P).expand(B, M)
@@ -151,7 +152,7 @@ def trace(
         tokens = torch.cat([slots.tokens, stored, stored.new_zeros(B, R, N, D)], dim=1)
         unit = torch.eye(S, device=device)
         # Similarity of each entry with the one that follows it in its bank.
-        follow = torch.zeros(B, P + 1, device=device)
+        follow = at_least_float32(stored.new_zeros(B, P + 1))
         if M > 1:
             follow[:, : M - 1] = alike(slots.tokens[:, :-1], slots.tokens[:, 1:])
 

@@ -130,7 +130,8 @@ class ActionDiT(nn.Module):
         Returns:
           [B, K, A].
         """
-        time_BH = self.embed_time(sinusoid(time_B, self.FREQUENCIES))
+        code = sinusoid(time_B, self.FREQUENCIES)
+        time_BH = self.embed_time(code.to(self.embed_time[0].weight.dtype))
         prefix_B1H = (time_BH + self.embed_condition(condition_BC))[:, None]
         x = torch.cat([prefix_B1H, self.embed_action(noisy_BKA)], dim=1) + self.position
         for block, (key, value) in zip(self.blocks, keys_values, strict=True):

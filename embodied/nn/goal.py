@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from embodied.nn.precision import at_least_float32
+
 MIN_SCALE, MAX_SCALE = 0.1, 3.0
 """Bounds of a component's spread, in the goal's units."""
 
@@ -102,13 +104,13 @@ class GoalHead(nn.Module):
         x = self.token(tokens_RND) + self.position(POSITION_SCALE * positions_RN3)
         x = F.gelu(x + self.context(context_RC)[:, None])
         x = F.gelu(self.hidden(x))
-        offset, score, spread = self.out(x).float().split((3, 1, 1), dim=-1)
-        score = score + RECOGNITION * self.agreement(agreement_RNA).float()
+        offset, score, spread = at_least_float32(self.out(x)).split((3, 1, 1), dim=-1)
+        score = score + RECOGNITION * at_least_float32(self.agreement(agreement_RNA))
         # A finite bias, so that a row without tokens stays finite.
         score = score[..., 0].masked_fill(~mask_RN, -1e4)
         low, high = math.log(MIN_SCALE), math.log(MAX_SCALE)
         return GoalMixture(
             log_weight=score.log_softmax(dim=-1),
-            mean=positions_RN3.float() + self.reach * torch.tanh(offset),
+            mean=at_least_float32(positions_RN3) + self.reach * torch.tanh(offset),
             log_scale=low + (high - low) * torch.sigmoid(spread[..., 0]),
         )

@@ -53,7 +53,7 @@ class TimeEncoding(nn.Module):
         network: bool = True,
     ) -> None:
         super().__init__()
-        self.mlp: nn.Module
+        self.mlp: nn.Sequential | None = None
         if scale_hz <= 0:
             raise ConfigError(f"time_scale_hz must be > 0, got {scale_hz}; 1 encodes seconds")
         self.scale_hz = scale_hz
@@ -63,7 +63,7 @@ class TimeEncoding(nn.Module):
                     f"time_features={features} needs time_network=true: without the network the "
                     f"sinusoid is as wide as the stream, {width}"
                 )
-            self.features, self.mlp = width, nn.Identity()
+            self.features = width
             return
         self.features = max(2, width // 4) if features is None else features
         self.mlp = nn.Sequential(
@@ -72,8 +72,8 @@ class TimeEncoding(nn.Module):
 
     def forward(self, time_s: Tensor) -> Tensor:
         """Encodes seconds [...] as [..., D]."""
-        code: Tensor = self.mlp(sinusoid(time_s * self.scale_hz, self.features))
-        return code
+        code = sinusoid(time_s * self.scale_hz, self.features)
+        return code if self.mlp is None else self.mlp(code.to(self.mlp[0].weight.dtype))
 
 
 class FourierFeatures(nn.Module):
@@ -101,4 +101,4 @@ class FourierFeatures(nn.Module):
         """Encodes [..., P] as [..., features]."""
         # Angles of tens of radians need more digits than autocast's narrow floats have.
         with torch.autocast(point.device.type, enabled=False):
-            return math.sqrt(2) * torch.cos(self.linear(point.float()))
+            return math.sqrt(2) * torch.cos(self.linear(point.to(self.linear.weight.dtype)))

@@ -171,6 +171,11 @@ class SAM2ActModel(Policy):
 
     # ---- pieces of a tick --------------------------------------------------------------
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the weights, and so of what goes into them."""
+        return self.coarse.trunk.position.dtype
+
     def _count(self, state: State, reset: Tensor) -> tuple[Tensor | None, State]:
         """Returns how many keyframes went by [B] (None without the time feature), and the rest."""
         if not self.config.time_feature:
@@ -179,9 +184,9 @@ class SAM2ActModel(Policy):
         return torch.where(reset, torch.zeros_like(state[COUNT]), state[COUNT]), rest
 
     def _proprio(self, obs: Observation, count: Tensor | None) -> Tensor:
-        parts = [obs[key].flatten(1).float() for key in self.config.proprio]
+        parts = [obs[key].flatten(1).to(self._dtype) for key in self.config.proprio]
         if count is not None:
-            parts.append(2 * (1 - count.float()[:, None] / (KEYFRAMES - 1)) - 1)
+            parts.append(2 * (1 - count.to(self._dtype)[:, None] / (KEYFRAMES - 1)) - 1)
         return torch.cat(parts, dim=-1)
 
     def _language(self, obs: Observation) -> Tensor:
@@ -193,7 +198,8 @@ class SAM2ActModel(Policy):
         if coarse and stride > 1:
             shapes = [self.interface.observations[f"{c}_depth_m"].shape for c in self.cameras]
             cloud = every_so_many(cloud, shapes, stride)
-        return render(cloud, self.config.view_size, self.config.right_eye)
+        images = render(cloud, self.config.view_size, self.config.right_eye)
+        return images.to(self._dtype)
 
     def _encode(self, branch: Branch, images: Tensor, proprio: Tensor, language: Tensor) -> Encoded:
         """Runs a branch up to what memory and upsampling start from."""

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from embodied.core.errors import ConfigError
 from embodied.nn.norm import LayerNorm2d
+from embodied.nn.precision import at_least_float32
 
 NEIGHBOURS = 9
 MASK_SCALE = 0.1
@@ -170,16 +171,16 @@ class Upsampler(nn.Module):
           levels: Side -> [P, C, side, side].
 
         Returns:
-          float32 [P, S, S].
+          float32 [P, S, S], or float64 where the weights are.
         """
         with torch.autocast(features.device.type, enabled=False):
-            x = features.float()
+            x = at_least_float32(features)
             for step, norm, side, skip in zip(
                 self.steps, self.norms, self.sides, self.skips, strict=True
             ):
                 x = step(x)
                 if skip:
-                    x = x + levels[side].float()
+                    x = x + at_least_float32(levels[side])
                 x = F.leaky_relu(norm(x), SLOPE)
             if self.resized:
                 x = F.interpolate(x, (self.half, self.half), mode="bilinear", align_corners=False)

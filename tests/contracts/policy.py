@@ -65,8 +65,19 @@ class PolicyCase:
                 parameter.add_(0.05 * torch.randn_like(parameter))
         return policy
 
+    def exact(self) -> Policy:
+        """Returns it in float64, in which two ways of one computation must agree.
+
+        In float32 they differ by rounding, as each processor adds in its own order.
+        """
+        return self.make().double()
+
     def segment(self, policy: Policy, seed: int = 0, ticks: int = TICKS) -> Segment:
         return random_segment(policy, BATCH, ticks, seed, self.extras)
+
+
+def dtype_of(policy: Policy) -> torch.dtype:
+    return next((parameter.dtype for parameter in policy.parameters()), torch.float32)
 
 
 def random_array(spec: ArraySpec, leading: tuple[int, ...], rng: np.random.Generator) -> Tensor:
@@ -86,7 +97,10 @@ def random_array(spec: ArraySpec, leading: tuple[int, ...], rng: np.random.Gener
 def random_segment(
     policy: Policy, batch: int, ticks: int, seed: int, extras: Extras | None = None
 ) -> Segment:
-    """Returns whole episodes padded at the end, one row with a second episode inside."""
+    """Returns whole episodes padded at the end, one row with a second episode inside.
+
+    Its numbers are of the policy's dtype.
+    """
     spec, rng = policy.spec, np.random.default_rng(seed)
     lengths = torch.from_numpy(rng.integers(ticks // 2 + 1, ticks + 1, batch))
     lengths[0] = ticks
@@ -103,7 +117,7 @@ def random_segment(
     else:
         limits = ArraySpec((horizon, size), "float32", "", spec.action.low, spec.action.high)
         chunk = random_array(limits, (batch, ticks), rng)
-    return Segment(
+    segment = Segment(
         obs={k: random_array(s, (batch, ticks), rng) for k, s in spec.observations.items()},
         time_s=spec.observe_period_s * torch.arange(ticks).expand(batch, ticks),
         is_first=is_first,
@@ -114,13 +128,14 @@ def random_segment(
         extras=extras(policy, batch, ticks, rng) if extras else {},
         record={k: random_array(s, (batch, ticks), rng) for k, s in spec.record.items()},
     )
+    return segment.map(lambda x: x.to(dtype_of(policy)) if x.is_floating_point() else x)
 
 
 def noise(policy: Policy, batch: int, tick: int = 0, seed: int = 0) -> Tensor:
     """Returns the noise of `batch` episodes with seeds from `seed` on."""
     spec = policy.spec
     drawn = [draw_noise(seed + b, tick, spec.noise_shape, spec.noise_law) for b in range(batch)]
-    return torch.from_numpy(np.stack(drawn))
+    return torch.from_numpy(np.stack(drawn)).to(dtype_of(policy))
 
 
 def at(segment: Segment, tick: int) -> Observation:
@@ -271,7 +286,7 @@ class PolicyContract:
         assert_equal(weights, policy.state_dict())
 
     def test_a_reset_row_equals_a_fresh_row(self, case: PolicyCase) -> None:
-        policy = case.make()
+        policy = case.exact()
         segment = case.segment(policy)
         used, fresh = filled(policy, segment), policy.initial_state(BATCH)
         reset = torch.tensor([False, True, False])
@@ -309,7 +324,7 @@ class PolicyContract:
     # ---- batches and noise --------------------------------------------------------------
 
     def test_alone_equals_in_a_batch(self, case: PolicyCase) -> None:
-        policy = case.make()
+        policy = case.exact()
         segment = case.segment(policy)
         state, now = filled(policy, segment), fresh_time(policy, 3)
         drawn = noise(policy, BATCH)
@@ -324,7 +339,7 @@ class PolicyContract:
             assert_close(own, take_rows(after, one))
 
     def test_rows_commute_with_permutation(self, case: PolicyCase) -> None:
-        policy = case.make()
+        policy = case.exact()
         segment, order = case.segment(policy), torch.tensor([2, 0, 1])
         state, now, drawn = filled(policy, segment), fresh_time(policy, 3), noise(policy, BATCH)
         action, after = policy.step(at(segment, 3), now, state, no_reset(), drawn)
@@ -368,7 +383,7 @@ class PolicyContract:
     # ---- learning -----------------------------------------------------------------------
 
     def test_learning_and_stepping_end_with_the_same_memory(self, case: PolicyCase) -> None:
-        policy = case.make()
+        policy = case.exact()
         segment = case.segment(policy)
         _, workings, stepped = roll(policy, segment, policy.initial_state(BATCH))
         segment.record = _recorded(policy, workings)
@@ -376,7 +391,7 @@ class PolicyContract:
             assert_close(learn(segment, policy.initial_state(BATCH)).state, stepped)
 
     def test_padding_changes_nothing(self, case: PolicyCase) -> None:
-        policy = case.make()
+        policy = case.exact()
         segment, other = case.segment(policy), case.segment(policy, seed=5)
         valid = segment.valid
 
@@ -430,7 +445,7 @@ class PolicyContract:
         """Log-probabilities and values of a segment are those of the actions when taken."""
         if not case.reinforces:
             pytest.skip("does not learn by reinforcement")
-        policy = case.make()
+        policy = case.exact()
         segment = case.segment(policy)
         answers, workings, _ = roll(policy, segment, policy.initial_state(BATCH))
         segment.chunk = torch.stack([answer.chunk for answer in answers], dim=1)

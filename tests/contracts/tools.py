@@ -59,10 +59,11 @@ class Ticks:
 
 
 def random_ticks(memory: Memory, length: int, seed: int, batch: int = BATCH) -> Ticks:
-    """Returns ticks with some resets, holes and skipped reads."""
+    """Returns ticks with some resets, holes and skipped reads, of the memory's dtype."""
     generator = torch.Generator().manual_seed(seed)
+    dtype = next((parameter.dtype for parameter in memory.parameters()), torch.float32)
     items = {
-        name: torch.randn(batch, length, *shape, generator=generator)
+        name: torch.randn(batch, length, *shape, generator=generator).to(dtype)
         for name, shape in memory.streams.items()
     }
     chance = torch.rand(3, batch, length, generator=generator)
