@@ -131,6 +131,10 @@ def test_no_words_show_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "task=remember_color", "suite=memory_bench_3"], "give one of them"),
         (["train", "task=remember_color", "--seed", "3"], "--seed needs a value; write seed=VALUE"),
         (["train", "task=remember_color", "--resum"], "did you mean 'resume'?"),
+        (
+            ["train", "--resume", "out=run", "memory=lstm", "seed=3"],
+            "memory= would change nothing; leave out memory, seed, or give the whole command",
+        ),
         (["train", "task=remember_color", "seed=1", "seed=2"], "given twice"),
         (["train", "task=remember_color", "stray"], "unexpected word 'stray'"),
         (["collect"], "missing key 'task': add task=NAME"),

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import textwrap
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,8 @@ class Command:
       positional: Option fields that may be given by position, in order.
       config: Name of the Hydra config that gives defaults and groups, or ``""``.
       examples: Command lines for the help, without the leading ``embodied``.
+      check: Gets the filled options and the keys that were typed; refuses what doesn't go
+        together.
     """
 
     run: Callable[[Any], int | None]
@@ -45,6 +47,7 @@ class Command:
     positional: tuple[str, ...] = ()
     config: str = ""
     examples: tuple[str, ...] = ()
+    check: Callable[[Any, Collection[str]], None] | None = None
 
 
 def load(verb: str) -> Command:
@@ -85,11 +88,15 @@ def parse(command: Command, words: Sequence[str], verb: str) -> Any:
             raise ConfigError(f"{name} is given twice: {word!r} and {str(overrides[name])!r}")
         overrides[name] = Raw(word)
     data: dict[str, Any] = {}
+    typed = tuple(overrides)
     if command.config:
         from embodied.commands.compose import compose
 
         data, overrides = compose(command.config, overrides)
-    return from_plain(command.options, apply_overrides(data, overrides, command.options))
+    options = from_plain(command.options, apply_overrides(data, overrides, command.options))
+    if command.check is not None:
+        command.check(options, typed)
+    return options
 
 
 def take(cls: type[T], options: Any) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 from embodied import registry
@@ -20,8 +21,8 @@ class Options(TrainConfig):
     Attributes:
       out: Run directory to make; empty for ``runs/<task>-<level>-<observation>-<memory>-s<seed>``,
         which doesn't name the policy, and several tasks by their number (``4tasks``).
-      resume: Carry on from the newest checkpoint of ``out``; other keys must be as before, or
-        left out altogether.
+      resume: Carry on from the newest checkpoint of ``out``, as it was begun. Without a task
+        no other key is taken; with one all must be as before.
     """
 
     task: list[str] = dataclasses.field(default_factory=list)
@@ -31,6 +32,17 @@ class Options(TrainConfig):
     def __post_init__(self) -> None:
         if self.task or not (self.resume and self.out):
             super().__post_init__()
+
+
+def check(options: Options, typed: Collection[str]) -> None:
+    """Refuses keys that would change nothing, since the run's own file says what it is."""
+    others = [key for key in typed if key not in ("out", "resume")]
+    if not options.task and others:
+        raise ConfigError(
+            f"embodied train --resume out={options.out} carries on a run as it was begun, and "
+            f"{others[0]}= would change nothing; leave out {', '.join(others)}, or give the whole "
+            "command that began it, task= or suite= among it, to have every key compared"
+        )
 
 
 def run(options: Options) -> None:
@@ -88,6 +100,7 @@ COMMAND = Command(
     run,
     Options,
     config="train",
+    check=check,
     examples=(
         "train policy=memory_vla task=remember_color level=easy preset=small seed=0",
         "train task=remember_color memory=none seed=0",

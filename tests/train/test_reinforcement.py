@@ -12,6 +12,7 @@ import torch
 from embodied import registry
 from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.rng import VALIDATION_SEED_START
+from embodied.core.task import EnvConfig
 from embodied.evaluate.api import evaluate
 from embodied.train import checkpoint
 from embodied.train.config import (
@@ -66,7 +67,29 @@ def staged(*stages: Stage, **options) -> dict:
     [
         {},
         {"algorithm": "vtrace", "reinforce": {"storage": "recompute", "loss_on": "all"}},
-        {"memory": Component("lstm"), "task": ["recall/visual_match"], "level": None},
+        {"memory": Component("lstm"), "task": ["recall/visual_match"], "level": "gap30"},
+        {
+            "task": ["recall/ballet_pixel"],
+            "level": "2_delay16",
+            "steps": 2,
+            "checkpoint_every": 1,
+            "reinforce": {"rows": 2, "ticks": 8, "epochs": 1},
+        },
+        pytest.param(
+            {
+                "task": ["remember_color"],
+                "level": "easy",
+                "steps": 2,
+                "checkpoint_every": 1,
+                "reinforce": {
+                    "rows": 2,
+                    "ticks": 8,
+                    "loss_on": "all",
+                    "env": EnvConfig(observation="state"),
+                },
+            },
+            marks=pytest.mark.sim,
+        ),
         staged(Stage(2, [1.0, 0.0]), Stage(2, [1.0, 1.0])),
         staged(Stage(2, [1.0, 0.0]), Stage(2, [0.0, 1.0])),
         staged(
@@ -76,12 +99,9 @@ def staged(*stages: Stage, **options) -> dict:
             reinforce={"ticks": 64},
         ),
     ],
-    ids=["ppo", "vtrace", "lstm-pictures", "more rows", "another task", "until"],
+    ids=["ppo", "vtrace", "lstm", "pictures", "continuous", "more rows", "another task", "until"],
 )
 def test_resumed_run_equals_uninterrupted(options, tmp_path, monkeypatch) -> None:
-    options = dict(options)
-    if options.get("level", "") is None:
-        options["level"] = next(iter(registry.task_info(options["task"][0]).levels))
     config = make_config(**options)
     whole = train(config, tmp_path / "whole")
 
@@ -112,6 +132,15 @@ def test_resumed_run_equals_uninterrupted(options, tmp_path, monkeypatch) -> Non
     if config.stages:  # the border lay on the checkpoint that was resumed from
         starts = checkpoint.read_meta(resumed).train["stage_starts"]
         assert starts == [0, config.checkpoint_every]
+
+
+def test_a_run_is_not_resumed_with_another_memory(tmp_path) -> None:
+    train(make_config(steps=1, checkpoint_every=1), tmp_path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    other = make_config(steps=1, checkpoint_every=1, memory=Component("lstm"))
+    with pytest.raises(ConfigError, match="memory: .*hierarchical_chunks.* in the run, .*lstm"):
+        train(other, tmp_path, resume=True)
+    assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
 
 
 @pytest.mark.parametrize("memory", ["hierarchical_chunks", "gru"])
