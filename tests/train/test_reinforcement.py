@@ -138,7 +138,7 @@ def test_a_run_is_not_resumed_with_another_memory(tmp_path) -> None:
     train(make_config(steps=1, checkpoint_every=1), tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     other = make_config(steps=1, checkpoint_every=1, memory=Component("lstm"))
-    with pytest.raises(ConfigError, match="memory: .*hierarchical_chunks.* in the run, .*lstm"):
+    with pytest.raises(ConfigError, match=r"memory: .*hierarchical_chunks.* in the run, .*lstm"):
         train(other, tmp_path, resume=True)
     assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
 
