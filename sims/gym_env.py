@@ -210,6 +210,13 @@ class MemoryBenchEnv(gymnasium.Env):
         self.fill(observation, draw)
         return observation
 
+    def follows(self, cue: int, target: str) -> bool:
+        """Returns whether what was done is what a memory of another cue demanded here.
+
+        See :meth:`sims.memory_bench.task.Task.follows`.
+        """
+        return self.task.follows(cue, target)
+
     def fill(self, out: dict[str, np.ndarray], draw: bool = True) -> None:
         """Writes the present observation into the arrays of `out`; see `observe`."""
         self.observer.fill(out, self.task, draw)

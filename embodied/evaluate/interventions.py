@@ -16,7 +16,9 @@
 
 A task may name another moment by ``info["swap_point"]``, and by ``info["donor_point"]`` one for
 the donor, which then has the row's own cue. So do tasks where how far one has got must be
-remembered: there the last choice gets the memory of the one before it, as if less had been done.
+remembered: there the last choice gets the memory of the one before it, as if less had been done,
+and memory is rewound to the first observation of the gap before that choice, the first to tell that
+another one was taken.
 """
 
 from __future__ import annotations
@@ -119,7 +121,7 @@ class MemoryIntervention:
         return arrived
 
     def leave_cue(self, rows: np.ndarray, state: State) -> None:
-        """Keeps the memory of rows whose cue phase has just ended, where that will be needed."""
+        """Keeps the memory of rows that have just seen all of a cue, where that will be needed."""
         if self.kind in REWINDS:
             for row in np.flatnonzero(rows):
                 self.after_cue[row] = _one(state, int(row))

@@ -31,6 +31,7 @@ from embodied.evaluate.config import CALLS, EPISODE
 from embodied.evaluate.executors import Executor, ExecutorConfig, build_executor
 from embodied.evaluate.inspection import MemoryInspector
 from embodied.evaluate.interventions import (
+    Donor,
     MemoryIntervention,
     at_point,
     check_intervention,
@@ -181,6 +182,7 @@ class _Loop:
         self.jobs: list[Job | None] = [None] * self.batch
         self.live = np.zeros(self.batch, bool)
         self.waiting = np.zeros(self.batch, bool)  # due, and the policy has not answered yet
+        self.leaving = np.zeros(self.batch, bool)  # the next observation ends what rewinds keep
         self.first = np.zeros(self.batch, bool)
         self.since = np.zeros(self.batch, np.int64)
         self.length = np.zeros(self.batch, np.int64)
@@ -238,6 +240,7 @@ class _Loop:
                 self.intervention.donors[row] = None
             self.executor.tally(int(row))  # counts of an earlier episode
         self.live |= rows
+        self.leaving &= ~rows
         self.first |= rows
         self.length[rows] = self.observed[rows] = self.since[rows] = 0
         self.reward[rows] = 0.0
@@ -269,7 +272,12 @@ class _Loop:
         donors_done = np.zeros(self.batch, bool)
         if self.intervention.kind == NONE:
             return donors_done
-        self.intervention.leave_cue(fresh & cue_over(self.infos, gate), self.state)
+        over = fresh & cue_over(self.infos, gate)
+        if "swap_point" in self.infos:
+            # What was done is hidden before it is observed; the gap is the first to tell of it.
+            self.leaving |= over
+        else:
+            self.intervention.leave_cue(over, self.state)
         is_donor = np.array([job is not None and job.donor for job in self.jobs])
         point = fresh & at_point(self.infos, gate, is_donor)
         for row in np.flatnonzero(self.intervention.arrive(point)):
@@ -321,6 +329,8 @@ class _Loop:
             working, new = self.policy.observe(obs, time_s, state, reset)
             written = self.upload(self.intervention.written(due))
             self.state = {name: where_rows(written, new[name], state[name]) for name in new}
+            self.intervention.leave_cue(self.leaving & due, self.state)
+            self.leaving &= ~due
         if not acting.any():
             return np.zeros(0, np.float32)
         spec = self.spec  # rows that don't act get noise too, of which nothing comes
@@ -382,7 +392,7 @@ class _Loop:
             intervene=self.intervention.kind,
             intervened=happened,
             donor_cue=donor.cue if swapped else None,
-            followed=commit == donor.target if swapped else None,
+            followed=self.followed(row, donor) if swapped else None,
             keyframes=self.executor.tally(row),
             state_filled=self.filled(row),
         )
@@ -391,6 +401,10 @@ class _Loop:
         if self.inspector is not None and self.inspector.wants(job.index):
             self.inspector.finish(job.index)
         yield job.index, result
+
+    def followed(self, row: int, donor: Donor) -> bool:
+        """Returns whether the row did what the memory that it was given demanded."""
+        return bool(self.env.call("follows", row, donor.cue, donor.target))
 
     def filled(self, row: int) -> int | None:
         """Returns the bytes of a row's memory in use; None where a server keeps it."""

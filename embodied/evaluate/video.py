@@ -153,17 +153,19 @@ class VideoRecorder:
     def tick(self, index: int, frame: np.ndarray, info: Mapping[str, Any], donor: str) -> None:
         """Takes the frame of one control tick; `donor` says whose memory was swapped in."""
         cue = f"cue: {info['target']}" + (f", memory of: {donor}" if donor else "")
-        recording, commit = self.recordings[index], str(info["commit"])
-        recording.add(frame, info, cue)
-        if donor and commit:  # what counts now is whether the memory was followed
-            followed = commit == donor
-            outcome = f"{commit}: memory {'followed' if followed else 'not followed'}"
-            last = dataclasses.replace(recording.captions[-1], outcome=outcome, success=followed)
-            recording.captions[-1] = last
+        self.recordings[index].add(frame, info, cue)
 
     def finish(self, index: int, result: EpisodeResult) -> None:
-        """Marks the episode as over."""
-        self.recordings[index].result = result
+        """Marks the episode as over; with another's memory what counts is whether it followed."""
+        recording = self.recordings[index]
+        recording.result = result
+        if result.followed is not None and result.commit and recording.captions:
+            followed = "followed" if result.followed else "not followed"
+            recording.captions[-1] = dataclasses.replace(
+                recording.captions[-1],
+                outcome=f"{result.commit}: memory {followed}",
+                success=result.followed,
+            )
 
 
 def with_strip(frame: np.ndarray, caption: Caption) -> np.ndarray:

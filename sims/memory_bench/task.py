@@ -207,6 +207,18 @@ class Task:
         """Returns what a right commit is called, in the words of :meth:`commit`."""
         raise NotImplementedError
 
+    def follows(self, cue: int, target: str) -> bool:
+        """Returns whether what was done is what the memory of another episode demanded here.
+
+        Tasks with several commits override it: where the two cues ask for the same at first,
+        only what comes after that tells which memory was followed.
+
+        Args:
+          cue: Of the episode whose memory was swapped in.
+          target: Its `target` when its memory was taken.
+        """
+        return self.committed == target
+
     def potential(self) -> float:
         """Returns progress towards success in [0, 1], for the dense reward."""
         raise NotImplementedError

@@ -205,7 +205,14 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
         self.game.restore(state)
 
     def call(self, name: str, row: int, *args: Any) -> Any:
-        """Returns ``"picture"`` (camera, size), ``"render"`` or ``"current_info"`` of one row."""
+        """Returns something of one row.
+
+        Args:
+          name: ``"picture"`` (camera, size), ``"render"``, ``"current_info"``, or ``"follows"``
+            (cue, target): whether what was done is what a memory of another cue demanded.
+          row: Which.
+          *args: Of the name.
+        """
         if not 0 <= row < self.num_envs:
             raise ConfigError(f"row: expected 0 to {self.num_envs - 1}, got {row}")
         if name == "picture" or name == "render":
@@ -213,7 +220,9 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
             return picture(self.game, row, camera, size)
         if name == "current_info":
             return {k: v[row : row + 1].tolist()[0] for k, v in self.game.infos().items()}
-        raise unknown_name("call", name, ("picture", "render", "current_info"))
+        if name == "follows":
+            return bool(self.game.infos()["commit"][row] == args[1])
+        raise unknown_name("call", name, ("picture", "render", "current_info", "follows"))
 
     def render(self) -> tuple[np.ndarray, ...]:
         """Returns one uint8 [297, 297, 3] picture for each row."""

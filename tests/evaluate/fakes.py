@@ -79,6 +79,8 @@ class FakeVecEnv:
         return self.obs, reward, done, np.zeros(self.num_envs, bool), self._infos()
 
     def call(self, name: str, row: int, *args):
+        if name == "follows":
+            return self.rows[row].commit == args[1]
         assert name == "picture"
         _camera, size = args
         frame = np.zeros((size, size, 3), np.uint8)

@@ -15,6 +15,7 @@ from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import EnvConfig
 from embodied.evaluate.api import evaluate
 from embodied.evaluate.executors import ExecutorConfig
+from embodied.evaluate.process import NEEDED, STAGES, process_rates
 from embodied.evaluate.results import read_episodes
 from embodied.evaluate.runner import closing, run
 from tests.evaluate.checkpoints import STATE, memory_vla, untrained
@@ -97,6 +98,25 @@ def test_in_a_row_of_choices_the_memory_of_one_less_is_swapped_in(remember):
     for episode in results["swapped"]:
         assert episode.intervened and episode.followed and not episode.success
         assert (episode.commit, episode.failure_kind) == ("box2", "wrong_choice")
+
+
+@pytest.mark.parametrize("remember", [True, False])
+def test_in_a_row_of_choices_a_choice_is_stored_in_the_gap_behind_it(remember):
+    """What was done is hidden before it is observed, so memory is rewound to that gap."""
+    env = EnvConfig(observation="state", knobs={"gap_min_s": 1.0, "gap_max_s": 1.5})
+    vector = registry.make_vec("checklist_inspect", "easy", env, 2, 0, copy=False)
+    with closing(vector):
+        policy = ChecklistPolicy(vector.observation_specs, remember)
+        rows = [
+            row
+            for kind in NEEDED
+            for row in run(policy, vector, SEEDS[:3], n_cues=2, intervene=kind, progress=False)
+        ]
+    rates = process_rates(rows)
+    if not remember:  # it opens the first box again, and no memory moves it
+        assert rates["recalled"]["rate"] == 0 and rates["blamed"] == {"recalled": 3}
+        return
+    assert [rates[stage]["k"] for stage in STAGES] == [3, 3, 3, 3] and not rates["blamed"]
 
 
 @pytest.mark.render

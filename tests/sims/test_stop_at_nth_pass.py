@@ -97,7 +97,7 @@ def test_histories_look_equal_and_need_different_actions(make_env):
 @pytest.mark.sim
 def test_passes_differ_in_speed_and_in_the_time_between(make_env):
     env = make_env(TASK, level="extreme", knobs={"gap_min_s": 0.2, "gap_max_s": 1.0})
-    env.reset(seed=1)
+    env.reset(seed=1, options={"cue": env.task.n_cues - 1})
     passes, gaps = [0], [0]
     while not env.task.decided:
         ticks = passes if env.task.phase == EXECUTE else gaps
@@ -106,13 +106,13 @@ def test_passes_differ_in_speed_and_in_the_time_between(make_env):
             assert not env.scene.present["slider"] and env.task.held
         if env.advance(IDLE):
             (gaps if env.task.phase == GAP else passes).append(0)
-    assert env.task.failure_kind == "timeout" and not env.task.committed
-    assert len(passes) == env.knobs["n_max"] + 1 and len(gaps) - 1 == env.knobs["n_max"]
+    assert (env.task.committed, env.task.failure_kind) == ("pass", "wrong_choice")
+    assert len(passes) == env.knobs["n_max"] and len(gaps) - 1 == env.knobs["n_max"] - 1
     assert len(set(passes)) > 3 and len(set(gaps[1:])) > 1
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize(("passes", "kind"), [(0, "early_commit"), (1, ""), (2, "wrong_choice")])
+@pytest.mark.parametrize(("passes", "kind"), [(0, "early_commit"), (1, "")])
 def test_only_the_right_pass_counts(make_env, passes, kind):
     env = make_env(TASK, knobs={**BRIEF, "speed_m_s": 0.07})
     env.reset(seed=4, options={"cue": 0})
@@ -120,6 +120,18 @@ def test_only_the_right_pass_counts(make_env, passes, kind):
     press_at(env, -0.02)
     assert (env.task.committed, env.task.failure_kind) == ("stop", kind)
     assert env.task.success == (passes == 1) and env.task.potential() == (passes == 1)
+
+
+@pytest.mark.sim
+def test_letting_the_right_pass_go_by_is_a_wrong_choice(make_env):
+    env = make_env(TASK, knobs=BRIEF)
+    env.reset(seed=4, options={"cue": 1})
+    let_pass(env, 2)
+    while not env.task.decided:
+        assert env.task.target() == "stop"
+        env.advance(IDLE)
+    assert (env.task.committed, env.task.failure_kind) == ("pass", "wrong_choice")
+    assert not env.task.success and env.task.potential() == 0
 
 
 @pytest.mark.sim

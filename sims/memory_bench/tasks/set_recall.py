@@ -222,6 +222,12 @@ class SetRecall(ProgressTask, ColourChoiceTask):
             self.vars["touched"][chosen] = True
         return self.take(self.choice_name(chosen), right, last)
 
+    def follows(self, cue: int, target: str) -> bool:
+        """Whether a colour was touched that is in the other set and not in this one."""
+        others = set_of(cue, self.k, self.length)
+        told = [self.choice_name(i) for i in others if i not in self.members]
+        return self.committed in told
+
     def choice_progress(self) -> float:
         """Nearness of the hand to the nearest candidate still to be touched."""
         return max(self.reached(i) for i in self.left())

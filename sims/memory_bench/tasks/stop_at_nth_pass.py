@@ -91,8 +91,8 @@ INFO = TaskInfo(
 class StopAtNthPass(CountedTask, HandsOnTask):
     """The cue is which pass; the instruction tells it. To remember is how many there were.
 
-    A pass let by is a choice, and any press that stops the slider is a commit. One pass more than
-    the largest number is shown; then time is up. `execute_s` is the time limit of each pass,
+    A pass let by is a choice, right before pass n and wrong at it; any press that stops the slider
+    is a commit. `execute_s` is the time limit of each pass,
     `tol_m` half the mark's width, `jitter` how far a pass's speed is from `speed_m_s` at most, as
     a share of it.
     """
@@ -151,7 +151,7 @@ class StopAtNthPass(CountedTask, HandsOnTask):
 
     @property
     def most_choices(self) -> int:
-        """All passes."""
+        """Drawn for every cue alike."""
         return int(self.knobs.n_max) + 1
 
     def phrase(self, template: str) -> str:
@@ -236,29 +236,19 @@ class StopAtNthPass(CountedTask, HandsOnTask):
             self._move_slider()
         if self.slider_y_m() < END_Y_M:
             return None
-        if self.vars["done"] + 1 < self.most_choices:
-            return self.take("pass", True, last=False)
-        self.fail("timeout")
-        return None
+        return self.take("pass", self.target() == "pass", last=False)
 
     def _stop(self) -> str | None:
-        number = self.vars["done"] + 1
+        if self.target() == "pass":
+            return self.take("stop", False, last=True, failure_kind="early_commit")
         on_mark = abs(self.slider_y_m() - self.plan["mark_y"]) <= self.knobs.tol_m
-        if number == self.times:
-            return self.take("stop", on_mark, last=True, failure_kind="motor")
-        kind = "early_commit" if number < self.times else "wrong_choice"
-        return self.take("stop", False, last=True, failure_kind=kind)
+        return self.take("stop", on_mark, last=True, failure_kind="motor")
 
     def target(self) -> str:
-        """What comes next: to let the slider pass, to stop it, or nothing any more."""
-        left = self.times - 1 - self.vars["done"]
-        return "pass" if left > 0 else ("stop" if left == 0 else "none")
+        """What comes next: to let the slider pass or to stop it."""
+        return "pass" if self.vars["done"] < self.times - 1 else "stop"
 
     # -- dense reward and expert ------------------------------------------------------------
-
-    def potential(self) -> float:
-        """As in every row of choices, but nothing once the pass was missed."""
-        return 0.0 if self.target() == "none" else super().potential()
 
     def choice_progress(self) -> float:
         """The slider's way while it is to pass; then the hand's to the button, until it's late."""

@@ -191,7 +191,10 @@ class TraceRoute(Task):
     @property
     def route(self) -> tuple[int, ...]:
         """The pads of the route, the corner first."""
-        nodes = np.array(routes(self.g, self.length)[self.cue])
+        return self._route_of(self.cue)
+
+    def _route_of(self, cue: int) -> tuple[int, ...]:
+        nodes = np.array(routes(self.g, self.length)[cue])
         nodes = np.where(self.plan["flip"], self.g - 1 - nodes, nodes)
         return tuple((nodes @ (self.g, 1)).tolist())
 
@@ -302,6 +305,12 @@ class TraceRoute(Task):
     def target(self) -> str:
         """The pads of the route."""
         return _name(self.route)
+
+    def follows(self, cue: int, target: str) -> bool:
+        """Whether the other route was followed up to where it leaves this one."""
+        drawn = self._reached()
+        other = self._route_of(cue)[: len(drawn)]
+        return bool(self.committed) and not self.success and drawn == list(other)
 
     def entity_scalars(self) -> Mapping[str, float]:
         """Which pads were reached."""
