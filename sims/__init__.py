@@ -23,7 +23,7 @@ ENV_IDS = {
     "stale_fact": "MemoryBench/StaleFact-v0",
     "key_trial": "MemoryBench/KeyTrial-v0",
     "intercept_behind_screen": "MemoryBench/InterceptBehindScreen-v0",
-    "gather_and_recall": "MemoryBench/GatherAndRecall-v0",
+    "gather_and_recall": "MemoryBench/GatherAndRecall-v1",
     "trace_route": "MemoryBench/TraceRoute-v0",
     "bind_shape_color": "MemoryBench/BindShapeColor-v0",
     "odd_one_out": "MemoryBench/OddOneOut-v0",

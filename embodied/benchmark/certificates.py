@@ -35,6 +35,11 @@ def sentences(certificate: Mapping[str, Any] | None, level: str) -> list[str]:
             f"{equal} over {found['ticks']:,} ticks, until something is decided."
         )
     for control, attacks in proof.get("attack", {}).items():
+        if any(attack.get("held") for attack in attacks.values()):
+            lines.append(
+                f"Under {control} the arm is held until go, so an attacker has nothing to try."
+            )
+            continue
         for sees, attack in attacks.items():
             lines.append(
                 f"Under {control}, an attacker that sees {sees} and tries to carry the cue through "

@@ -14,7 +14,8 @@ every cue, so a decoder to which all cues look the same is right in exactly one 
 without any noise of sampling.
 
 In a row of choices the gate before the second one counts as well; where what must be remembered
-is how far one has got (``TaskInfo.progress``), that is what is read.
+is how far one has got (``TaskInfo.progress``), that is what is read. Where the arm is held until
+the choice there is nothing to push, and so nothing is searched.
 
 Source of the search: R. Rubinstein, "The cross-entropy method", Methodology and Computing in
 Applied Probability 1 (1999).
@@ -76,12 +77,15 @@ def attack(
       ``largest_difference`` found at go in anything that is not declared hidden, between cues of
       one seed; ``holds``: whether that is zero. The decoder's ``accuracy`` with Wilson's 95 %
       ``low`` and ``high`` over ``asked`` answers, ``chance``, ``classes`` told apart, ``seeds``
-      played to the end with every cue, and ``candidates`` searched.
+      played to the end with every cue, and ``candidates`` searched. But ``holds`` and ``held``
+      (True) alone where the arm is held all along.
 
     Raises:
       RuntimeError: If hardly any seed could be played to the end, so that nothing was attacked.
     """
     cues = spread_cues(env, 1 if env.info.progress else CUES)
+    if _held_throughout(env, seeds[0], cues[0]):
+        return {"holds": True, "held": True}
     total = GENERATIONS * POPULATION + len(seeds)
     report = progress or (lambda what, done, total: None)
     best, largest = _search(env, cues, search_seeds, lambda done: report("attacker", done, total))
@@ -168,6 +172,18 @@ def _search(
 
 
 # -- playing --------------------------------------------------------------------------------
+
+
+def _held_throughout(env: MemoryBenchEnv, seed: int, cue: int) -> bool:
+    """Returns whether the arm can't be moved before the last gate that is looked at."""
+    env.reset(seed=seed, options={"cue": cue})
+    if env.task.n_choices > 1:
+        return False
+    while env.task.phase != EXECUTE:
+        if not env.task.held:
+            return False
+        env.advance(np.zeros(ACTION_SIZE, np.float32))
+    return True
 
 
 def _play_all(

@@ -303,6 +303,8 @@ def ceiling(info: TaskInfo, knobs: Mapping[str, Any]) -> dict[str, Any]:
 
 # -- the reactive twin ----------------------------------------------------------------------
 
+TELLING = {"entities", "front_image_u8"}
+
 
 def reactive(
     info: TaskInfo, level: str, control: str, effort: Effort, progress: Progress | None = None
@@ -310,7 +312,8 @@ def reactive(
     """Certifies the twin whose cue stays in sight (knob ``visible_cue`` 1).
 
     Returns:
-      ``holds``; ``telling``: observation keys that say what is right; ``ceiling`` of the abstract
+      ``holds``: the state and the front camera, which observe by default, say what is right, and
+      the ceiling is 1; ``telling``: all observation keys that say it; ``ceiling`` of the abstract
       machine; the ``expert``'s success.
     """
     knobs = {"visible_cue": 1}
@@ -324,7 +327,7 @@ def reactive(
     env.close()
     value = best_memoryless(machine_of(info, env.knobs)).value
     return {
-        "holds": "entities" in telling and value == 1 == info.ceiling(env.knobs),
+        "holds": set(telling) >= TELLING and value == 1 == info.ceiling(env.knobs),
         "telling": sorted(telling),
         "ceiling": float(value),
         "expert": expert,

@@ -67,3 +67,10 @@ def test_bad_options_are_refused() -> None:
         command.Options("remember_color", attack_seeds=1)
     with pytest.raises(ConfigError, match="observation"):
         command.Options("remember_color", attack_sees=["smell"])
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("task", ["remember_color", "stale_fact"])
+def test_where_the_arm_is_held_until_go_there_is_nothing_to_try(task):
+    found = certify.attacked(TASKS[task], "easy", "fast", "state", 4, lambda *_: None)
+    assert found == {"holds": True, "held": True}

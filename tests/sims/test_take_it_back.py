@@ -116,8 +116,9 @@ def test_nothing_counts_before_the_cube_is_at_the_goal(make_env):
 @pytest.mark.sim
 @pytest.mark.parametrize(
     ("off_m", "turn_rad", "kind"),
-    [((0.012, -0.008), 0.0, ""), ((0.0, 0.0), 0.3, ""), ((0.032, 0.0), 0.0, "motor"),
-     ((0.0, 0.0), 0.6, "motor"), ((0.14, 0.0), 0.0, "wrong_choice")],
+    [((0.012, -0.008), 0.0, ""), ((0.0, 0.0), 0.3, ""), ((0.024, 0.0), 0.0, "motor"),
+     ((0.0, 0.0), 0.5, "motor"), ((0.036, 0.0), 0.0, "wrong_choice"),
+     ((0.0, 0.0), 0.7, "wrong_choice"), ((0.14, 0.0), 0.0, "wrong_choice")],
 )  # fmt: skip
 def test_place_and_turn_decide_at_the_first_release(make_env, off_m, turn_rad, kind):
     env = make_env(TASK, level="hard", knobs=BRIEF)
@@ -126,6 +127,27 @@ def test_place_and_turn_decide_at_the_first_release(make_env, off_m, turn_rad, k
     task = env.task
     assert task.failure_kind == kind and task.success == (not kind)
     assert task.committed == ("none" if kind else "start 1")
+
+
+@pytest.mark.sim
+def test_nothing_at_go_tells_where_in_its_cell_and_how_turned_the_cube_was(make_env, monkeypatch):
+    """Certificates compare cues, which are cells; the rest of the pose must not show either."""
+    env, draw, at_go = make_env(TASK, level="hard", knobs=BRIEF), TakeItBack.draw, []
+    for cell, other in ((1, False), (1, True), (6, True)):
+
+        def drawn(task, rng, other=other):
+            plan = draw(task, rng)
+            if other:
+                apart = draw(task, np.random.default_rng(7))
+                assert abs(plan["start_yaw"] - apart["start_yaw"]) > 0.1
+                plan |= {name: apart[name] for name in ("starts", "start_yaw")}
+            return plan
+
+        monkeypatch.setattr(TakeItBack, "draw", drawn)
+        finish_cue(env, 5, cell)
+        at_go.append(env.save_state())
+    for state in at_go[1:]:
+        assert_equal(at_go[0], state, skip="hidden_")
 
 
 @pytest.mark.sim

@@ -2,10 +2,10 @@
 
 Kin: the gathering tasks of MIKASA-VLA; a re-creation with phase lamp, snapping gates and commits.
 What is to be remembered waits while other work goes on: one cube after the other has to be carried
-from its patch to the tray, each within a time limit, and the gap is as long as the work. The
-bell is the lamp of the execute phase, at a time drawn from the seed; then the scene snaps to what
-it was when the work began, so that the lamp alone says what is wanted now. False bells, in another
-colour, mean nothing: a pad touched before the bell is a failure.
+from its patch to the tray, each within a time limit and at least one before the bell, and the gap
+is as long as the work. The bell is the lamp of the execute phase, at a time drawn from the seed;
+then the scene snaps to what it was when the work began, so that the lamp alone says what is wanted
+now. False bells, in another colour, mean nothing: a pad touched before the bell is a failure.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ PAD_RGB = (0.36, 0.20, 0.14)
 FALSE_BELL = LAMP_STEPS[3]
 BELL_TICKS = 20
 """How long a false bell rings."""
+FIRST_S = 5.0
+"""A gap of this length or longer must leave a cube on the tray; in a shorter one none need be."""
 
 _PAD_HALF_M = (0.030, 0.030, 0.012)
 _CUBE_Z_M = TABLE_TOP_M + BLOCK_HALF_M[2]
@@ -57,7 +59,7 @@ def _work(k: int, bells: int, gap_min_s: float, gap_max_s: float, busy: float) -
 
 INFO = TaskInfo(
     name="gather_and_recall",
-    env_id="MemoryBench/GatherAndRecall-v0",
+    env_id="MemoryBench/GatherAndRecall-v1",
     entry="sims.memory_bench.tasks.gather_and_recall:GatherAndRecall",
     summary="one of K pads is lit; gather cubes until the bell lamp fires, then touch that pad",
     levels=levels.four(
@@ -193,7 +195,10 @@ class GatherAndRecall(ChoiceTask, Blocks):
     # -- the work ---------------------------------------------------------------------------
 
     def gap_tick(self) -> None:
-        """Takes a cube off the tray and brings the next; fails when one takes too long."""
+        """Takes a cube off the tray and brings the next; fails when one takes too long.
+
+        At the bell it fails if there was time for a cube and none was gathered.
+        """
         super().gap_tick()
         state = self.vars
         touched = count_touches(self.scene, self._pads, state["touch_ticks"])
@@ -208,7 +213,8 @@ class GatherAndRecall(ChoiceTask, Blocks):
         if done or self.fell(0):
             self._feed()
             self.scene.forward()  # what appears now is observed now
-        if state["chore_ticks"] >= self._chore_ticks:
+        bell = self.phase_tick >= self.gap_ticks >= round(FIRST_S * TICKS_PER_S)
+        if state["chore_ticks"] >= self._chore_ticks or (bell and not state["gathered"]):
             self.fail("timeout")
 
     def _on_tray(self) -> bool:

@@ -49,7 +49,7 @@ _IN_M = 0.035  # how deep the expert puts a tip; deeper than `_DEEP_M` counts
 _DEEP_M, _FLAT_M, _FALLEN_M = 0.015, 0.015, 0.05
 _OUTSIDE_M = 0.03  # from the mouth to the tip where a slide begins
 _GHOST_HIGH_M = 0.12
-_HINT_XY_M, _HINT_RADIUS_M = (0.27, -0.3), 0.025
+_HINT_XY_M, _HINT_RADIUS_M = (0.27, -0.19), 0.025
 OUTSIDE, SLID, LET_IN = 0, 1, 2
 """How a tip came into a mouth."""
 

@@ -19,7 +19,7 @@ from sims.memory_bench.machines import cue_then_choice
 from sims.memory_bench.parts import TABLE_TOP_M, Part, cube
 
 _CUE_POS_M = np.array([0.02, 0.0, TABLE_TOP_M + CUBE_HALF_M])
-_SHOWCASE_POS_M = np.array([0.28, -0.32, TABLE_TOP_M + CUBE_HALF_M])
+_SHOWCASE_POS_M = np.array([0.29, -0.20, TABLE_TOP_M + CUBE_HALF_M])
 
 
 INFO = TaskInfo(
