@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from embodied.core.task import EnvConfig
 from embodied.core.text import INSTRUCTION
 from embodied.data import shards
 from embodied.data.builder import meta_settings
+from embodied.data.leak import GoObservations
 from embodied.data.manifest import (
     UNFINISHED,
     Manifest,
@@ -23,6 +24,7 @@ from embodied.data.manifest import (
 )
 from embodied.data.schema import Episode, pack_state
 from embodied.data.workers import package_versions
+from embodied.registry import task_info
 
 
 @dataclasses.dataclass
@@ -70,7 +72,8 @@ def check(
 
     Files: present, of the recorded size and sha256, readable, of this format, every array as it
     should be, every content hash right, all settings those of ``dataset.json``, nothing foreign
-    beside them. All faults are listed, not the first alone.
+    beside them. All faults are listed, not the first alone. Of tasks that hide their cue at go
+    also whether a linear look at what is observed then tells it; see `embodied.data.leak`.
 
     Args:
       path: Dataset directory; an unfinished one is checked too.
@@ -83,6 +86,7 @@ def check(
     directory = Path(path)
     manifest = load_manifest(directory)
     report = CheckReport(directory)
+    at_go = GoObservations() if _hides_its_cue(manifest.settings) else None
     places: dict[int, Path] = {}
     for name, info in sorted(manifest.shards.items()):
         file = directory / name
@@ -103,13 +107,13 @@ def check(
                 f"{file} was edited or damaged: its sha256 is not the recorded one; delete it and "
                 "run the same `embodied collect` again"
             )
-        found = _check_file(file, manifest, report)
+        found = _check_file(file, manifest, report, at_go)
         if sorted(found) != info.seeds and size == info.bytes:
             report.problems.append(f"{file} holds other seeds than dataset.json says")
         _place(found, file, places, report)
     loose = sorted((directory / UNFINISHED).glob("*.h5"))
     for file in loose:
-        _place(_check_file(file, manifest, report), file, places, report)
+        _place(_check_file(file, manifest, report, at_go), file, places, report)
     unlisted = sorted({p.name for p in directory.glob("*.h5")} - set(manifest.shards))
     for name in unlisted:
         report.problems.append(
@@ -123,6 +127,9 @@ def check(
         )
     for seed, reason in sorted(manifest.failed.items()):
         report.notes.append(f"seed {seed} was left out by the demonstrator: {reason}")
+    leak = at_go.look() if at_go else None
+    if leak is not None:
+        (report.problems if leak.found else report.notes).append(leak.text())
     if sample and places:
         _resimulate(manifest, places, sample, env_factory, report)
     return report
@@ -135,7 +142,19 @@ def _place(found: list[int], file: Path, places: dict[int, Path], report: CheckR
         places[seed] = file
 
 
-def _check_file(file: Path, manifest: Manifest, report: CheckReport) -> list[int]:
+def _hides_its_cue(settings: Mapping[str, Any]) -> bool:
+    """Returns whether what is observed at go must not tell the cue."""
+    try:
+        info = task_info(settings["task"])
+    except EmbodiedError:  # a task of a package that isn't installed here
+        return True
+    # Of progress tasks the instruction tells it; a reactive twin leaves it in sight.
+    return not info.progress and not settings["knobs"].get("visible_cue")
+
+
+def _check_file(
+    file: Path, manifest: Manifest, report: CheckReport, at_go: GoObservations | None
+) -> list[int]:
     """Reads every episode of a file; returns the seeds that are whole."""
     whole = []
     report.files += 1
@@ -146,6 +165,8 @@ def _check_file(file: Path, manifest: Manifest, report: CheckReport) -> list[int
                     episode = shards.read_episode(handle, seed)
                     _check_settings(episode, manifest, file)
                     whole.append(seed)
+                    if at_go is not None:
+                        at_go.add(episode)
                 except DataError as error:
                     report.problems.append(str(error))
     except DataError as error:

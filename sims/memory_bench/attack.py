@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embodied.core.proportion import wilson
+from embodied.core.ridge import ridge_answers
 from embodied.core.rng import derive
 from embodied.core.task import EXECUTE
 from sims.memory_bench.action import ACTION_SIZE
@@ -53,7 +54,6 @@ _WILD_TICKS = 30  # of free motion, at full strength
 _GENTLY = (0.2, 0.0)  # shares of it after that, tried in turn where a phase did not end
 _NEVER = -20.0  # reward where no phase ended; of equal bits it is log10 of the next
 _TINIEST = 1e-15
-_RIDGE = 1e-3
 
 Gate = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 """Observation and state when a choice is due."""
@@ -257,14 +257,6 @@ def _decode(known: Sequence[Sequence[np.ndarray]], asked: Sequence[Sequence[np.n
     """
     classes = len(known[0])
     x, test = (np.stack(list(itertools.chain(*rows))) for rows in (known, asked))
-    labels = np.tile(np.eye(classes), (len(known), 1))
-    mean, scale = x.mean(0), x.std(0)
-    scale[scale == 0.0] = 1.0
-    x, test = (x - mean) / scale, (test - mean) / scale
-    # In its dual form: there are fewer examples than numbers.
-    kernel = x @ x.T
-    ridge = _RIDGE * max(np.trace(kernel) / len(kernel), 1e-12)
-    weights = np.linalg.solve(kernel + ridge * np.eye(len(kernel)), labels - 1.0 / classes)
-    # Rounded, so that classes which look the same are answered alike.
-    answers = np.round(test @ x.T @ weights, 9).argmax(1)
-    return int((answers == np.tile(np.arange(classes), len(asked))).sum())
+    labels = np.arange(classes)
+    answers = ridge_answers(x, np.tile(labels, len(known)), test, classes)
+    return int((answers == np.tile(labels, len(asked))).sum())

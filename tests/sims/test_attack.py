@@ -59,7 +59,7 @@ def test_what_a_gate_forgets_to_put_back_is_found(monkeypatch) -> None:
 def test_an_attack_that_never_gets_to_go_says_so(monkeypatch) -> None:
     monkeypatch.setattr(attack, "_play", lambda *_: None)
     with pytest.raises(RuntimeError, match="only 0 of 4 seeds could be played to the end"):
-        certify.attacked(TASKS["remember_color"], "easy", "fast", "state", 4, lambda *_: None)
+        certify.attacked(TASKS["put_block_back"], "easy", "fast", "state", 4, lambda *_: None)
 
 
 def test_bad_options_are_refused() -> None:
