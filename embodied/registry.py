@@ -15,12 +15,12 @@ import importlib.machinery
 import importlib.metadata
 import importlib.util
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embodied.core.errors import ConfigError, EmbodiedError, unknown_name
+from embodied.core.files import read_json
 from embodied.core.task import IMITATION, EnvConfig, TaskInfo
 from embodied.extras import named_extras
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 TASK_GROUP = "embodied.tasks"
 POLICY_GROUP = "embodied.policies"
+CERTIFICATES = "certificates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,12 +211,45 @@ def certifier() -> Any:
 
 
 def certificate(task: str) -> dict[str, Any] | None:
-    """Returns a built-in task's stored certificate, or None if it has none."""
-    if task not in _builtin_tasks():
+    """Returns a task's stored certificate, or None if it has none.
+
+    Those of built-in tasks come with the package. Of a task of another package it is
+    ``certificates/<task>.json`` beside the module that its row names, or else in the working
+    directory, where `embodied certify` writes it.
+
+    Raises:
+      ConfigError: For a file of another task or version, or of other knobs than a level has now.
+    """
+    info = task_info(task)
+    file = next((f for f in _certificate_files(info) if f.exists()), None)
+    if file is None:
         return None
-    sims = Path(neighbour("sims").__file__).parent
-    file = sims / "memory_bench" / "certificates" / f"{task}.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    found: dict[str, Any] = read_json(file)
+    known = {"task": task, "env_id": info.env_id}
+    wrong = [f"{key} {found.get(key)!r}, not {known[key]!r}" for key in known
+             if found.get(key) != known[key]]  # fmt: skip
+    wrong += [
+        f"other knobs at {level}"
+        for level, proof in found.get("levels", {}).items()
+        if level in info.levels and proof.get("knobs") != info.knobs(level)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{file} certifies {'; '.join(wrong)}; make it anew with `embodied certify {task} "
+            f"level=all out={file.parent}`"
+        )
+    return found
+
+
+def _certificate_files(info: TaskInfo) -> list[Path]:
+    """Returns where a task's certificate may lie, the first that counts first."""
+    name = f"{info.name}.json"
+    if info.name in _builtin_tasks():
+        suite = Path(neighbour("sims").__file__).parent / "memory_bench"
+        return [suite / CERTIFICATES / name]
+    module = importlib.util.find_spec(info.entry.partition(":")[0])
+    beside = [Path(module.origin).parent] if module and module.origin else []
+    return [place / CERTIFICATES / name for place in (*beside, Path())]
 
 
 def expert_success(task: str, level: str, control: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from embodied import registry
 from embodied.benchmark.config import BenchmarkConfig
 from embodied.benchmark.record import Record
 from embodied.benchmark.run import write_reports
+from embodied.cli import main
 from embodied.core.entities import FEATURES, MAX_ENTITIES
+from embodied.core.errors import ConfigError
 from embodied.core.specs import ArraySpec, Interface
 from embodied.core.task import EnvConfig
 from tests.contracts.memory import MemoryCase, MemoryContract
@@ -100,6 +103,31 @@ def test_a_benchmarks_page_tells_of_an_installed_task(tmp_path: Path) -> None:
     assert "see a cube on one side" in page and "A task of one&#x27;s own" in page
     assert "touch the cube on the side where you saw one" in page
     assert "No certificate is stored" in page and "No cell is done yet" in page
+
+
+@pytest.mark.sim
+@pytest.mark.render
+@pytest.mark.usefixtures("own_package")
+def test_the_certificate_of_an_installed_task_is_found(tmp_path: Path, monkeypatch) -> None:
+    """Where `embodied certify` wrote it; one of other knobs is refused."""
+    monkeypatch.chdir(tmp_path)
+    assert registry.certificate("remember_side") is None
+    assert main(["certify", "remember_side", "episodes=2", "reactive_episodes=1"]) == 0
+    stored = tmp_path / "certificates" / "remember_side.json"
+    assert registry.certificate("remember_side") == json.loads(stored.read_text())
+    assert registry.expert_success("remember_side", "easy", "fast") == 1.0
+    write_reports(tmp_path, BenchmarkConfig(task=["remember_side"], report="html"), Record({}, {}))
+    page = (tmp_path / "report.html").read_text()
+    assert "No certificate is stored" not in page and "equal to the last bit at go" in page
+
+    changed = json.loads(stored.read_text())
+    changed["levels"]["easy"]["knobs"]["gap_max_s"] = 9.0
+    stored.write_text(json.dumps(changed))
+    with pytest.raises(ConfigError, match="other knobs at easy; make it anew with `embodied cert"):
+        registry.certificate("remember_side")
+    stored.write_text(json.dumps({**changed, "levels": {}, "task": "remember_color"}))
+    with pytest.raises(ConfigError, match="task 'remember_color', not 'remember_side'"):
+        registry.expert_success("remember_side", "easy", "fast")
 
 
 @pytest.mark.sim

@@ -25,7 +25,8 @@ class Options:
 
     Attributes:
       action: ``show`` (counts, contact sheet, video), ``check`` (every file, a sample
-        re-simulated bit for bit, and whether what is observed at go tells the cue) or ``render`` (other cameras, sizes, depth or ticks).
+        re-simulated bit for bit, and whether what is observed at go tells the cue) or
+        ``render`` (other cameras, sizes, depth or ticks).
       dataset: Dataset directory.
       out: show: where pictures go, empty for ``<dataset>/show``. render: the new dataset.
       episodes: show: rows of the contact sheet.

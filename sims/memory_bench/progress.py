@@ -38,7 +38,7 @@ class ProgressTask(Task):
 
     @property
     def most_choices(self) -> int:
-        """Number of choices for which something is drawn, at least `n_choices`."""
+        """Number of choices that an episode may hold, those after success was missed included."""
         return self.n_choices
 
     def choice_vars(self) -> dict[str, Any]:

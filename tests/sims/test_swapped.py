@@ -9,7 +9,12 @@ from sims.memory_bench.catalog import TASKS
 
 BRIEF = {"gap_min_s": 0.2, "gap_max_s": 0.3}
 LEVELS = ("easy", "extreme")
-NAMES = [n for n, info in TASKS.items() if info.needs_memory(info.knobs("easy"))]
+NAMES = [
+    name
+    for name, info in TASKS.items()
+    # Passes differ in speed, so a motion can't be done again there.
+    if info.needs_memory(info.knobs("easy")) and name != "stop_at_nth_pass"
+]
 
 pytestmark = pytest.mark.sim
 
@@ -63,3 +68,24 @@ def test_whoever_acts_on_the_other_memory_follows_it(make_env, task, level):
         while not env.task.decided:
             env.advance(expert.act())
         assert env.task.success and not env.task.follows(cue, target)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_whoever_counts_one_less_stops_the_slider_a_pass_late(make_env, level):
+    env = make_env("stop_at_nth_pass", level=level, knobs=BRIEF)
+    task, expert = env.task, begin(env, 3, 0)
+    to_the_point(env, expert, "donor_point")
+    target = task.target()
+    to_the_point(env, expert, "swap_point")
+    while not task.decided:
+        task.cue += 1  # for the expert alone: to count one less is to wait for one more
+        action = expert.act()
+        task.cue -= 1
+        env.advance(action)
+    assert target == "pass" and task.committed == f"stop {task.times + 1}"
+    assert not task.success and task.follows(0, target)
+    expert = begin(env, 3, 0)
+    to_the_point(env, expert, "swap_point")
+    while not task.decided:
+        env.advance(expert.act())
+    assert task.success and not task.follows(0, target)

@@ -91,8 +91,8 @@ INFO = TaskInfo(
 class StopAtNthPass(CountedTask, HandsOnTask):
     """The cue is which pass; the instruction tells it. To remember is how many there were.
 
-    A pass let by is a choice, right before pass n and wrong at it; any press that stops the slider
-    is a commit. `execute_s` is the time limit of each pass,
+    A pass let by is a choice, and any press that stops the slider is a commit. One pass more than
+    the largest number is shown; then time is up. `execute_s` is the time limit of each pass,
     `tol_m` half the mark's width, `jitter` how far a pass's speed is from `speed_m_s` at most, as
     a share of it.
     """
@@ -151,7 +151,7 @@ class StopAtNthPass(CountedTask, HandsOnTask):
 
     @property
     def most_choices(self) -> int:
-        """Drawn for every cue alike."""
+        """All passes."""
         return int(self.knobs.n_max) + 1
 
     def phrase(self, template: str) -> str:
@@ -236,19 +236,33 @@ class StopAtNthPass(CountedTask, HandsOnTask):
             self._move_slider()
         if self.slider_y_m() < END_Y_M:
             return None
-        return self.take("pass", self.target() == "pass", last=False)
+        if self.vars["done"] + 1 < self.most_choices:
+            return self.take("pass", True, last=False)
+        self.fail("timeout")
+        return None
 
     def _stop(self) -> str | None:
-        if self.target() == "pass":
-            return self.take("stop", False, last=True, failure_kind="early_commit")
+        number = self.vars["done"] + 1
         on_mark = abs(self.slider_y_m() - self.plan["mark_y"]) <= self.knobs.tol_m
-        return self.take("stop", on_mark, last=True, failure_kind="motor")
+        if number == self.times:
+            return self.take(f"stop {number}", on_mark, last=True, failure_kind="motor")
+        kind = "early_commit" if number < self.times else "wrong_choice"
+        return self.take(f"stop {number}", False, last=True, failure_kind=kind)
 
     def target(self) -> str:
-        """What comes next: to let the slider pass or to stop it."""
-        return "pass" if self.vars["done"] < self.times - 1 else "stop"
+        """What comes next: to let the slider pass, to stop it, or nothing any more."""
+        left = self.times - 1 - self.vars["done"]
+        return "pass" if left > 0 else (f"stop {self.times}" if left == 0 else "none")
+
+    def follows(self, cue: int, target: str) -> bool:
+        """Whether the slider was stopped one pass late: the memory had one less in it."""
+        return self.committed == f"stop {self.times + 1}"
 
     # -- dense reward and expert ------------------------------------------------------------
+
+    def potential(self) -> float:
+        """As in every row of choices, but nothing once the pass was missed."""
+        return 0.0 if self.target() == "none" else super().potential()
 
     def choice_progress(self) -> float:
         """The slider's way while it is to pass; then the hand's to the button, until it's late."""
@@ -274,7 +288,7 @@ class StopAtNthPass(CountedTask, HandsOnTask):
 
     def _due(self) -> bool:
         """Returns whether a press begun now stops the slider on the mark of the right pass."""
-        if self.target() != "stop" or np.hypot(*self._off_button()) > 0.03:
+        if self.vars["done"] != self.times - 1 or np.hypot(*self._off_button()) > 0.03:
             return False
         then = self.slider_y_m() + LEAD_S * self.speed_m_s - self.plan["mark_y"]
         return 0.0 <= then <= self.knobs.tol_m
