@@ -28,6 +28,7 @@ from embodied.core.files import write_atomic  # noqa: E402
 from embodied.core.task import IMITATION, EnvConfig, TaskInfo  # noqa: E402
 from embodied.evaluate.video import Recording, with_strip  # noqa: E402
 from embodied.report.text import interval, markdown_table  # noqa: E402
+from sims.memory_bench.levels import GAPS  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parents[1] / "sims" / "memory_bench"
 README, PICTURES = FOLDER / "README.md", "docs"
@@ -76,10 +77,17 @@ def knobs(info: TaskInfo) -> str:
     told = []
     for name, first in levels[0].items():
         values = [level[name] for level in levels]
-        if name in COMMON or all(value == first for value in values):
+        same = all(value == first for value in values)
+        # Gaps unlike those of the other tasks are its own, whether they change or not.
+        usual = [GAPS[level].get(name, first) for level in info.levels]
+        if values == usual or (name in COMMON and name not in GAPS["easy"]):
             continue
-        told.append(f"{name} {', '.join(f'{value:g}' for value in values)}")
+        told.append(f"{name} {first:g}" if same else f"{name} {_row(values)}")
     return "; ".join(told) or "–"
+
+
+def _row(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def to_keep(levels: Sequence[dict[str, Any] | None]) -> str:

@@ -40,7 +40,15 @@ from embodied.core.errors import unknown_name
 from embodied.core.files import write_atomic
 from embodied.core.rng import EVAL_SEED_START
 from embodied.core.task import TaskInfo
-from sims.memory_bench import aliasing, attack, measured, onward, rules, windows
+from sims.memory_bench import (
+    aliasing,
+    attack,
+    measured,
+    onward,
+    played_rules,
+    rules,
+    windows,
+)
 from sims.memory_bench.abstract import best_memoryless, search_memoryless, with_clock
 from sims.memory_bench.aliasing import Progress
 from sims.memory_bench.machines import machine_of, task_class
@@ -206,12 +214,16 @@ def certify_task(
 
     Raises:
       ConfigError: For an unknown task or level, or a task that breaks a rule of
-        :mod:`sims.memory_bench.rules`.
+        :mod:`sims.memory_bench.rules` or :mod:`sims.memory_bench.played_rules`.
     """
     info = _task_info(task)
     rules.check(info)
+    asked = levels or tuple(info.levels)
+    env = _make(info, asked[0], effort.controls[0], "state", effort.image_size)
+    played_rules.check(env)
+    env.close()
     done: dict[str, Any] = dict((known or {}).get("levels", {}))
-    for level in levels or tuple(info.levels):
+    for level in asked:
         named = progress and (lambda what, i, n, level=level: progress(f"{level}: {what}", i, n))
         done[level] = _merge(done.get(level), certify(info, level, effort, named))
     return {

@@ -18,7 +18,7 @@ COMMON_KNOBS: dict[str, Any] = {
 `busy` 0..1 (how much happens in the gap), `hidden_phase` 1 (the lamp stays dark; reported
 apart), `visible_cue` 1 (the cue stays in sight: the reactive twin)."""
 
-_GAPS = {
+GAPS = {
     "easy": {"gap_min_s": 2.0, "gap_max_s": 4.0, "busy": 0.0},
     "medium": {"gap_min_s": 3.0, "gap_max_s": 8.0, "busy": 0.0},
     "hard": {"gap_min_s": 5.0, "gap_max_s": 15.0, "busy": 0.5},
@@ -44,7 +44,7 @@ def four(
         among them; a level's own go before.
     """
     own = {"easy": easy, "medium": medium, "hard": hard, "extreme": extreme}
-    return {name: {**COMMON_KNOBS, **shared, **_GAPS[name], **own[name]} for name in _GAPS}
+    return {name: {**COMMON_KNOBS, **shared, **GAPS[name], **own[name]} for name in GAPS}
 
 
 # Functions at module level, so that a vector environment's workers get them.

@@ -1,11 +1,12 @@
 """Rules of a task that its row and its class show, before anything is simulated.
 
-What only rollouts show is certified; see :mod:`sims.memory_bench.certify`. Both are for every task,
-those of other packages included.
+What a few episodes show is in `played_rules`, what only many rollouts show is certified
+(:mod:`sims.memory_bench.certify`). All are for every task, those of other packages included.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -86,7 +87,7 @@ def _no_answer(info: TaskInfo) -> str:
     if all(info.cues(knobs) == 1 for knobs in info.levels.values()):
         return ""
     for text in task_class(info).instructions:
-        told = sorted(set(text.lower().split()) & ANSWERS)
+        told = sorted(set(re.findall(r"\w+", text.lower())) & ANSWERS)
         if told:
             return f"{text!r} says {told[0]!r}"
     return ""

@@ -52,6 +52,16 @@ def play(env: Any, seed: int, cue: int | None = None, act: Callable | None = Non
     return trace
 
 
+def changed(env: Any, act: Callable[[], None]) -> dict[str, int]:
+    """Returns camera -> number of pixels that `act` changes."""
+    before = env.observe()
+    act()
+    after = env.observe()
+    return {
+        c: int((before[f"{c}_image_u8"] != after[f"{c}_image_u8"]).any(-1).sum()) for c in CAMERAS
+    }
+
+
 def at_go(trace: dict) -> int:
     """Returns the tick of the first observation of the execute phase."""
     return next(t for t, info in enumerate(trace["info"]) if info["phase"] == "execute")

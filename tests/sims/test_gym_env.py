@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from embodied.core.errors import ActionError, ConfigError, SimulatorError, SpecMismatch
+from sims.memory_bench.catalog import TASKS
 from tests.sims.conftest import KEPT, assert_equal, play
 
 EPISODE = """
@@ -54,14 +55,20 @@ def test_ids_match_the_task_table():
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize("observation", ["state", pytest.param("rgb", marks=pytest.mark.render)])
-def test_gymnasium_checker_passes(observation):
+@pytest.mark.parametrize(
+    ("task", "observation"),
+    [
+        *((task, "state") for task in TASKS),
+        pytest.param("remember_color", "rgb", marks=pytest.mark.render),
+    ],
+)
+def test_gymnasium_checker_passes(task, observation):
     import gymnasium
     from gymnasium.utils.env_checker import check_env
 
     import sims  # noqa: F401  registers the ids
 
-    env = gymnasium.make("MemoryBench/RememberColor-v0", level="easy", observation=observation)
+    env = gymnasium.make(TASKS[task].env_id, level="easy", observation=observation)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*render.*")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sims.memory_bench.parts import PALETTE, TABLE_TOP_M
-from tests.sims.conftest import CAMERAS
+from tests.sims.conftest import CAMERAS, changed
 
 pytestmark = [pytest.mark.sim, pytest.mark.render]
 
@@ -18,16 +18,6 @@ def env_at(make_env, phase, **kwargs):
     while env.task.phase != phase:
         env.advance(np.zeros(7))
     return env
-
-
-def changed(env, act) -> dict[str, int]:
-    """Returns camera -> number of pixels that `act` changes."""
-    before = env.observe()
-    act()
-    after = env.observe()
-    return {
-        c: int((before[f"{c}_image_u8"] != after[f"{c}_image_u8"]).any(-1).sum()) for c in CAMERAS
-    }
 
 
 @pytest.mark.parametrize("visuals", ["lite", "full"])
