@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from embodied import registry
 from embodied.claims import evidence
-from embodied.claims.index import FIELDS
+from embodied.claims.index import FIELDS, SWAPPED_EPISODES
 from embodied.core.files import write_json
+from embodied.evaluate.results import EpisodeResult, write_episodes
 
 KNOBS = registry.task_info("remember_color").knobs("easy")
 
@@ -39,9 +43,22 @@ def test_nothing_is_told_where_nothing_is_published(tmp_path: Path) -> None:
     assert told(tmp_path) == []
 
 
+def swap(followed: bool | None, **fields: Any) -> EpisodeResult:
+    plain = EpisodeResult(
+        task="remember_color", level="easy", seed=1, cue=0, success=False, committed=True,
+        commit="", failure_kind="wrong_choice", length=1, time_s=1.0, reward=0.0, observations=1,
+        state_bytes=1, row=0, intervene="swapped", intervened=followed is not None, donor_cue=1,
+        followed=followed,
+    )  # fmt: skip
+    return dataclasses.replace(plain, **fields)
+
+
 def test_a_memory_and_its_swaps_are_told(tmp_path: Path) -> None:
-    swaps = {"intervene": "swapped", "swapped": 90, "followed": 88, "successes": 0}
-    claim(tmp_path, "a", "gru", {}, swaps, {"task": "put_block_back", "successes": 1})
+    claim(tmp_path, "a", "gru", {}, {"task": "put_block_back", "successes": 1})
+    # Published from other evaluations than the claim's own, whose rows know nothing of swaps.
+    swaps = [swap(True)] * 88 + [swap(False)] * 2 + [swap(None)]
+    others = [swap(True, task="put_block_back"), swap(False, level="hard")]
+    write_episodes(tmp_path / "a" / SWAPPED_EPISODES, [*swaps, *others])
     assert told(tmp_path) == [
         "`a`: memory_vla from state succeeds in 98.0 % (93.0 – 99.4, n = 100) with memory gru, and "
         "follows a swapped memory in 88 of 90."
@@ -74,3 +91,17 @@ def test_the_published_claims_can_be_told() -> None:
     lines = evidence.sentences("remember_color", "easy", KNOBS)
     assert any("remember_color-k3-rgb-none`" in line and "without memory" in line for line in lines)
     assert any("follows a swapped memory in" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("task", "level", "swaps"),
+    [
+        ("reopen_drawer", "extreme", 108),
+        ("put_block_back", "extreme", 107),
+        ("rearrange_block", "hard", 96),
+    ],
+)
+def test_swaps_of_other_evaluations_are_told(task: str, level: str, swaps: int) -> None:
+    lines = evidence.sentences(task, level, registry.task_info(task).knobs(level))
+    (line,) = [s for s in lines if "`suite-memory_bench_3-sam2act_plus-extreme-hard-rgbd`" in s]
+    assert line.endswith(f"follows a swapped memory in {swaps} of {swaps}.")

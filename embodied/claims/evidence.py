@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from embodied.claims.index import read_index, results_root
+from embodied.claims.index import SWAPPED_EPISODES, read_index, results_root
 from embodied.core.files import read_json
 from embodied.evaluate import stats
-from embodied.evaluate.results import NONE, SWAPPED
-from embodied.evaluate.summary import ABLE_COMMIT_RATE
+from embodied.evaluate.results import NONE, read_episodes
+from embodied.evaluate.summary import ABLE_COMMIT_RATE, swap_summary
 from embodied.evaluate.twins import MEMORYLESS
 from embodied.report.text import interval, percent
 
@@ -39,16 +39,24 @@ def sentences(
             for row in read_json(file)["rows"]
             if (row["task"], row["level"], row["knobs"]) == (task, level, dict(knobs))
             and row["memory"] == claim["memory"]
+            and row["intervene"] == NONE
             and not row["privileged"]
         ]
-        plain = [row for row in rows if row["intervene"] == NONE]
-        if plain:
-            swapped = [row for row in rows if row["intervene"] == SWAPPED]
-            lines.append(_line(claim, plain, swapped))
+        if rows:
+            lines.append(_line(claim, rows, _swaps(root / claim["id"], task, level)))
     return lines
 
 
-def _line(claim: dict[str, Any], plain: list[dict[str, Any]], swapped: list[dict[str, Any]]) -> str:
+def _swaps(folder: Path, task: str, level: str) -> tuple[int, int]:
+    """Returns how many memories of a claim were followed, and how many were swapped."""
+    # Swaps may come from other evaluations than the claim's own, so its rows don't have them all.
+    file = folder / SWAPPED_EPISODES
+    episodes = read_episodes(file) if file.exists() else []
+    found = swap_summary([e for e in episodes if (e.task, e.level) == (task, level)])
+    return found["followed"], found["swapped"]
+
+
+def _line(claim: dict[str, Any], plain: list[dict[str, Any]], swaps: tuple[int, int]) -> str:
     wins, n = sum(row["successes"] for row in plain), sum(row["n"] for row in plain)
     said = (
         f"`{claim['id']}`: {claim['policy']} from {claim['observation']} succeeds in "
@@ -60,7 +68,7 @@ def _line(claim: dict[str, Any], plain: list[dict[str, Any]], swapped: list[dict
         able = "" if commits >= ABLE_COMMIT_RATE else ", no able control"
         return f"{said} without memory and commits in {percent(commits)}{able}; {found.verdict}."
     said += f" with memory {claim['memory']}"
+    followed, swapped = swaps
     if swapped:
-        followed, swaps = (sum(row[key] for row in swapped) for key in ("followed", "swapped"))
-        said += f", and follows a swapped memory in {followed} of {swaps}"
+        said += f", and follows a swapped memory in {followed} of {swapped}"
     return f"{said}."
