@@ -2,7 +2,9 @@
 
 Trains and evaluates every variant (an interrupted study carries on where it was), then writes
 ``results/studies/NAME/``: a table, a picture and the numbers. Lines that stand there already stay,
-whether their runs are still here or not. ``--table`` writes these without running anything.
+whether their runs are still here or not. A study that makes some of them in another way now is
+refused before anything runs; ``--drop`` leaves those out. ``--table`` writes the table without
+running anything.
 """
 
 from __future__ import annotations
@@ -44,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
     parser.add_argument("--out", type=Path, default=Path("results/studies"))
     parser.add_argument("--table", action="store_true", help="write the table, run nothing")
+    parser.add_argument(
+        "--drop", action="store_true", help="leave out published lines made in another way"
+    )
     options = parser.parse_args(argv)
     try:
         if options.name not in STUDIES:
@@ -51,18 +56,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         from studies import lines, study, table  # load torch; bad names are answered without
 
         question = importlib.import_module(f"studies.{options.name}").STUDY
-        if not options.table:
-            study.work(study.jobs(question, options.variants, options.runs), options.jobs)
-        found = study.read(study.jobs(question, [], options.runs))
         directory = options.out / question.name
-        told, left_out = lines.with_published(directory, question, found)
+        every = study.jobs(question, [], options.runs)
+        asked = [] if options.table else study.jobs(question, options.variants, options.runs)
+        if not options.drop:  # said now, not after hours
+            here = {line.variant.name for line in study.read(every)}
+            lines.check(directory, question, here | {job.variant.name for job in asked})
+        study.work(asked, options.jobs)
+        found = study.read(every)
+        told, left_out = lines.with_published(directory, question, found, options.drop)
         table.write(directory, question, told)
     except EmbodiedError as error:
         print(f"study: {error}", file=sys.stderr)
         return error.exit_code
     if left_out:
         print(
-            f"study: left out, as {question.name} makes them in another way now: "
+            f"study: left out, as {question.name} makes them in another way now, or not at all: "
             f"{', '.join(left_out)}",
             file=sys.stderr,
         )

@@ -6,14 +6,17 @@ import dataclasses
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from embodied.core.errors import DataError
+from embodied.core.errors import ConfigError, DataError
 from embodied.core.files import write_json
 from tests.test_bench import SCRIPTS, script  # noqa: F401
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def evaluation(successes: int, followed: int) -> dict[str, Any]:
@@ -136,15 +139,87 @@ def test_published_lines_outlive_their_runs(study: Any, script: Any, tmp_path: P
     told = dataclasses.replace(question, variants=(said, *question.variants[1:]))
     ((line,), left_out) = lines.with_published(tmp_path, told, [])
     assert line.variant.what == "in other words" and not left_out
+    more = dataclasses.replace(ours, seeds=(0, 1, 2))
+    seeded = dataclasses.replace(question, variants=(more, *question.variants[1:]))
+    assert lines.with_published(tmp_path, seeded, []) == ([gone], [])  # until all three are run
     for made in (
         dataclasses.replace(question, variants=(dataclasses.replace(ours, train=("steps=9",)),)),
+        dataclasses.replace(question, variants=(dataclasses.replace(ours, seeds=(0,)),)),
         dataclasses.replace(question, train=("task=b",)),
-        dataclasses.replace(question, variants=question.variants[1:]),
+        dataclasses.replace(question, evaluate=("episodes=20",)),
+        dataclasses.replace(question, variants=question.variants[1:2]),
     ):
-        assert lines.with_published(tmp_path, made, []) == ([], ["ours"])
+        with pytest.raises(ConfigError, match=r"would lose lines, .*: ours\. Nothing was written"):
+            lines.with_published(tmp_path, made, [here])
+        assert lines.with_published(tmp_path, made, [], drop=True) == ([], ["ours"])
     write_json(tmp_path / "results.json", [])
     with pytest.raises(DataError, match="of another version"):
         lines.with_published(tmp_path, question, [])
+
+
+def test_lines_go_with_the_runs_behind_them(study: Any, script: Any, tmp_path: Path) -> None:  # noqa: F811
+    lines, v = script("studies.lines"), study.Variant
+    second, again = v("second", "", ("policy=b",), init="first"), v("again", "", like="second")
+
+    def question(first: tuple[str, ...]) -> Any:
+        variants = (second, again, v("other", ""), v("first", "", first))
+        return study.Study("toy", "A toy", "", ("task=a",), ("episodes=10",), variants)
+
+    old = question(("steps=1",))
+    made = {"train": [["task=a", "steps=1"], ["task=a", "policy=b"]], "evaluate": ["episodes=10"]}
+    assert old.made(second) == old.made(again) == made
+    lines.write(tmp_path, old, [study.Line(x, 3, 10, (0.3,), None, {}) for x in old.variants])
+    assert not lines.with_published(tmp_path, old, [])[1]
+    kept, left_out = lines.with_published(tmp_path, question(("steps=2",)), [], drop=True)
+    assert [line.variant.name for line in kept] == ["other"]
+    assert left_out == ["second", "again", "first"]
+
+
+def test_a_table_never_loses_lines_unasked(
+    study: Any,
+    script: Any,  # noqa: F811
+    monkeypatch: Any,
+    tmp_path: Path,
+    capsys: Any,
+) -> None:
+    command, lines, question = script("study"), script("studies.lines"), toy(study)
+    worked: list[str] = []
+    monkeypatch.setattr(study.Job, "work", lambda job: worked.append(job.variant.name))
+    monkeypatch.setitem(command.STUDIES, "toy", "a toy")
+    module = types.ModuleType("studies.toy")
+    module.STUDY = dataclasses.replace(question, evaluate=("episodes=20",))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "studies.toy", module)
+    out = tmp_path / "results"
+    gone = [study.Line(x, 3, 10, (0.3,), None, {}) for x in question.variants[:2]]
+    lines.write(out / "toy", question, gone)
+    before = (out / "toy" / "results.json").read_bytes()
+
+    words = [f"--out={out}", f"--runs={tmp_path / 'runs'}"]
+    for asked in (["--table"], ["other"]):
+        assert command.main(["toy", *asked, *words]) == 2
+        assert "ours" in capsys.readouterr().err and not worked  # said before hours of work
+        assert [file.name for file in (out / "toy").iterdir()] == ["results.json"]
+        assert (out / "toy" / "results.json").read_bytes() == before
+    assert command.main(["toy", "--table", "--drop", *words]) == 0
+    assert "left out" in capsys.readouterr().err
+    assert (out / "toy" / "README.md").exists()
+    assert lines.with_published(out / "toy", module.STUDY, []) == ([], [])
+
+
+def test_published_tables_are_what_their_studies_would_write(
+    study: Any,
+    script: Any,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    lines, table = script("studies.lines"), script("studies.table")
+    published = sorted((ROOT / "results" / "studies").iterdir())
+    assert published
+    for directory in published:
+        question = script(f"studies.{directory.name}").STUDY
+        kept, _ = lines.with_published(directory, question, [])
+        table.write(tmp_path / directory.name, question, kept)
+        for file in directory.iterdir():
+            assert (tmp_path / directory.name / file.name).read_bytes() == file.read_bytes(), file
 
 
 def test_facts_of_a_run(study: Any, script: Any, tmp_path: Path) -> None:  # noqa: F811

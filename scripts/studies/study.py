@@ -80,6 +80,21 @@ class Study:
         first = [known[name].init for name in names if known[name].init]
         return [known[n] for n in dict.fromkeys([*first, *names])] if names else [*self.variants]
 
+    def made(self, variant: Variant) -> dict[str, list[Any]]:
+        """Returns all words that a variant's numbers come from, as plain data.
+
+        Returns:
+          ``train``: the words of each training behind them, the first one first; ``evaluate``: the
+          words of the evaluation.
+        """
+        known = {variant.name: variant for variant in self.variants}
+        trained: Variant | None = known[variant.like] if variant.like else variant
+        trainings: list[list[str]] = []
+        while trained is not None:
+            trainings.insert(0, [*self.train, *trained.train])
+            trained = known[trained.init] if trained.init else None
+        return {"train": trainings, "evaluate": [*self.evaluate, *variant.evaluate]}
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
