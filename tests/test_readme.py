@@ -1,4 +1,4 @@
-"""What the README says to type works as it stands."""
+"""What the pages say to type works as it stands."""
 
 from __future__ import annotations
 
@@ -20,20 +20,33 @@ PAGES = sorted(
 )  # fmt: skip
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
-    line.split("  #")[0].strip()
-    for _, block in BLOCKS
-    for line in block.splitlines()
-    if line.startswith(("embodied ", "scripts/"))
+    (str(page.relative_to(ROOT)), re.split(r"\s#", line)[0].strip())
+    for page in PAGES
+    for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+]
+"""Page and line of every block, continued lines as one, without comments."""
+EMBODIED = [  # whatever environment variables stand before it
+    (page, words[words.index("embodied") + 1 :])
+    for page, line in COMMANDS
+    if re.match(r"(\w+=\S* )*embodied ", line) and (words := shlex.split(line))
 ]
 
 
-@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("embodied ")])
-def test_commands_parse(line: str) -> None:
-    verb, *words = shlex.split(line)[1:]
-    base.parse(base.load(verb), words, verb)
+@pytest.mark.parametrize(("page", "words"), EMBODIED, ids=[f"{p}: {w[0]}" for p, w in EMBODIED])
+def test_commands_parse(page: str, words: list[str]) -> None:
+    verb, *given = words
+    base.parse(base.load(verb), given, verb)
 
 
-@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("scripts/")])
+def test_commands_of_all_pages_are_found() -> None:
+    pages = {page for page, _ in EMBODIED}
+    assert {"README.md", "embodied/serve/README.md", "sims/memory_bench/README.md"} <= pages
+    continued = [words for _, words in EMBODIED if "beyond.busier=[knobs.busy=1]" in words]
+    assert continued and continued[0][0] == "benchmark"
+
+
+@pytest.mark.parametrize("line", [line for _, line in COMMANDS if line.startswith("scripts/")])
 def test_scripts_exist_and_are_well_formed(line: str) -> None:
     script = ROOT / line.split()[0]
     assert script.stat().st_mode & 0o100
