@@ -120,14 +120,30 @@ def task_words(name: str) -> tuple[str, tuple[str, ...]]:
     Raises:
       ConfigError: For an unknown name.
     """
-    info = task_info(name)
-    if name in _builtin_tasks():
+    module, task = _task(task_info(name))
+    instructions = getattr(task, "instructions", ())
+    return inspect.cleandoc(module.__doc__ or ""), tuple(instructions)
+
+
+def check_knobs(task: str, level: str, overrides: Mapping[str, Any] | None = None) -> None:
+    """Refuses knobs that a task of an arm can't be made with; makes no scene.
+
+    Raises:
+      ConfigError: For an unknown task, level or knob, or a value out of the task's range.
+    """
+    info = imitation_task(task)
+    knobs = info.knobs(level, overrides)
+    _task(info)[1](knobs)
+
+
+def _task(info: TaskInfo) -> tuple[Any, Any]:
+    """Returns the module and the class of a task."""
+    if info.name in _builtin_tasks():
         neighbour("sims")
     module, _, attribute = info.entry.partition(":")
     with named_extras():
         loaded = importlib.import_module(module)
-    instructions = getattr(getattr(loaded, attribute), "instructions", ())
-    return inspect.cleandoc(loaded.__doc__ or ""), tuple(instructions)
+    return loaded, getattr(loaded, attribute)
 
 
 def imitation_task(name: str) -> TaskInfo:

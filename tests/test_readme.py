@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from embodied.benchmark import evaluations
 from embodied.commands import base
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +37,9 @@ EMBODIED = [  # whatever environment variables stand before it
 @pytest.mark.parametrize(("page", "words"), EMBODIED, ids=[f"{p}: {w[0]}" for p, w in EMBODIED])
 def test_commands_parse(page: str, words: list[str]) -> None:
     verb, *given = words
-    base.parse(base.load(verb), given, verb)
+    options = base.parse(base.load(verb), given, verb)
+    if verb == "benchmark":
+        evaluations.check(options)
 
 
 def test_commands_of_all_pages_are_found() -> None:

@@ -50,15 +50,24 @@ class Cell:
     def work(self) -> None:
         """Trains and evaluates what it isn't done for yet.
 
+        An evaluation that fails stops none of the others.
+
         Raises:
-          EmbodiedError: If a command fails, with the end of its output and the log's name.
+          EmbodiedError: If a command fails, with the end of its output and the log's name; of
+            several evaluations, once all were tried.
         """
         if not self.trained:
             begun = (self.run / "config.yaml").exists()
             self.call("train", *(("--resume",) if begun else self.training), f"out={self.run}")
+        failed = []
         for directory, words in self.evaluations.items():
             if not (directory / RESULTS).exists():
-                self.call("evaluate", str(self.run), *words, f"out={directory}")
+                try:
+                    self.call("evaluate", str(self.run), *words, f"out={directory}")
+                except EmbodiedError as error:
+                    failed.append(str(error))
+        if failed:
+            raise EmbodiedError("; ".join(failed))
 
     def call(self, *words: str) -> None:
         """Runs ``embodied WORDS``."""

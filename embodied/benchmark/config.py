@@ -12,6 +12,9 @@ from embodied.core.task import paired_levels
 
 REPORTS = MARKDOWN, HTML = ("md", "html")
 
+OWN_KEYS = ("episodes", "seed_start", "process")
+"""Keys of ``embodied evaluate`` that a benchmark has too."""
+
 
 @dataclasses.dataclass
 class BenchmarkConfig:
@@ -35,10 +38,11 @@ class BenchmarkConfig:
         MemoryVLA takes ``policy.config.trunk=entities`` by itself, if no preset is named.
       train_of: The same for single memories: ``train_of.gru=[memory.config.width=128]``. They
         stay those of a memory's first run.
-      evaluate: Further words of ``embodied evaluate``.
+      evaluate: Further words of ``embodied evaluate``, for all columns.
       beyond: Name -> words of ``embodied evaluate`` for episodes unlike those of training, a
-        column each: ``beyond.longer=[knobs.gap_min_s=10,knobs.gap_max_s=30]``. More of them can
-        be asked for later.
+        column each: ``beyond.longer=[knobs.gap_min_s=10,knobs.gap_max_s=30]``. They replace those
+        of `evaluate` and of the benchmark's own (``episodes=50`` for a shorter column). More
+        columns can be asked for later.
       report: ``"md"`` for the table, or ``"html"`` for a page as well, for which an episode of each
         task and memory (of the first training seed) is looked into.
       jobs: Runs side by side, a thread each.
@@ -90,6 +94,19 @@ class BenchmarkConfig:
                 raise ConfigError(
                     f"beyond.{name}=[]: expected words of embodied evaluate, such as [level=hard]"
                 )
+        for where, words in {
+            "evaluate": self.evaluate,
+            **{f"beyond.{name}": words for name, words in self.beyond.items()},
+        }.items():
+            keys = [key_of(word) for word in words]
+            if twice := [key for key in keys if keys.count(key) > 1]:
+                raise ConfigError(f"{where}: {twice[0]} is given twice: {words}")
+        own = [word for word in self.evaluate if key_of(word) in OWN_KEYS]
+        if own:
+            raise ConfigError(
+                f"evaluate=[{','.join(own)}]: the benchmark has that key itself; give "
+                f"{' '.join(own)} as a word of its own"
+            )
         strange = sorted(set(self.train_of) - set(self.memory))
         if strange:
             raise ConfigError(f"train_of.{strange[0]}: not among memory={self.memory}")
@@ -119,14 +136,36 @@ class BenchmarkConfig:
 
     def going_beyond(self, words: Sequence[str]) -> tuple[str, ...]:
         """Returns the words of ``embodied evaluate`` that make a column of `beyond`."""
-        return (*self._evaluating(process=False, videos=0), *words)
+        return replaced(self._evaluating(process=False, videos=0), words)
 
     def _evaluating(self, process: bool, videos: int) -> tuple[str, ...]:
-        return (
+        own = (
             f"episodes={self.episodes}",
             f"seed_start={self.seed_start}",
             f"process={str(process).lower()}",
             "intervene=none",
             f"videos={videos}",
-            *self.evaluate,
         )
+        return replaced(own, self.evaluate)
+
+    def collecting(self, task: str, level: str) -> tuple[str, ...]:
+        """Returns the words of ``embodied collect`` that make the demonstrations of a task."""
+        return (
+            f"task={task}",
+            f"level={level}",
+            f"observation={self.observation}",
+            f"episodes={self.demonstrations}",
+            *self.collect,
+        )
+
+
+def key_of(word: str) -> str:
+    """Returns the key that a word of a command gives: ``--some-key`` is ``some_key``."""
+    name = word.partition("=")[0]
+    return name[2:].replace("-", "_") if name.startswith("--") else name
+
+
+def replaced(*groups: Sequence[str]) -> tuple[str, ...]:
+    """Returns the words of all groups, later ones in the place of earlier ones of the same key."""
+    words = {key_of(word): word for group in groups for word in group}
+    return tuple(words.values())

@@ -14,14 +14,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from embodied import registry
-from embodied.benchmark import page, table
+from embodied.benchmark import evaluations, page, table
 from embodied.benchmark.cell import Cell, command, side_by_side
 from embodied.benchmark.config import HTML, BenchmarkConfig
 from embodied.benchmark.places import BEYOND, CELLS, EVALUATION, LOOKS, RUN, found
 from embodied.benchmark.record import Record, begin
 from embodied.core.errors import DataError
-from embodied.evaluate.results import NONE, SWAPPED, read_results
+from embodied.evaluate.results import read_results
 
 LOCK = ".lock"
 
@@ -33,12 +32,11 @@ def benchmark(config: BenchmarkConfig) -> tuple[Path, dict[str, str]]:
       The directory, and cell -> message of those that failed (the others are in the table).
 
     Raises:
-      ConfigError: For unknown names, or a directory begun with other options.
+      ConfigError: For unknown names, words that a command would refuse, or a directory begun with
+        other options.
       DataError: If another process is at work in the directory, or it has another version.
     """
-    settings = config.settings()
-    for task, level in settings:
-        registry.imitation_task(task).knobs(level)
+    evaluations.check(config)
     out = Path(config.out)
     with locked(out):
         record = begin(out, config)
@@ -47,7 +45,7 @@ def benchmark(config: BenchmarkConfig) -> tuple[Path, dict[str, str]]:
                 read_results(directory)  # of another version: said now, not after hours
         failed: dict[str, str] = {}
         try:
-            for task, level in dict.fromkeys(settings):
+            for task, level in dict.fromkeys(config.settings()):
                 collect(out, config, task, level)
             made = cells(out, config)
             failed = side_by_side([c.work for c in made], [c.name for c in made], config.jobs)
@@ -79,44 +77,15 @@ def cells(out: Path, config: BenchmarkConfig) -> list[Cell]:
             own = config.train_of.get(memory, ())
             training = (f"memory={memory}", f"seed={seed}", *config.training(), *own)
             folder = out / CELLS / name
-            evaluations = {folder / EVALUATION: config.evaluating()}
-            if seed == config.seeds[0] and (looking := _looking(config)):
-                evaluations[folder / LOOKS] = looking
-            for column, words in config.beyond.items():
-                evaluations[folder / BEYOND.format(column)] = config.going_beyond(words)
-            made.append(Cell(name, folder / RUN, folder / "log", training, evaluations))
+            asked = evaluations.of(config, looked=seed == config.seeds[0])
+            words = {folder / place: some for place, some in asked.items()}
+            made.append(Cell(name, folder / RUN, folder / "log", training, words))
     return made
-
-
-def _looking(config: BenchmarkConfig) -> tuple[str, ...]:
-    """Returns the words of an evaluation that explains an episode of each task, and its swap."""
-    tasks = [registry.task_info(task) for task, _ in config.settings()]
-    named = [info.name for info in tasks if info.needs_memory(next(iter(info.levels.values())))]
-    if config.report != HTML or not named:
-        return ()
-    return (
-        f"task=[{','.join(dict.fromkeys(named))}]",
-        "episodes=1",
-        "batch=1",
-        f"seed_start={config.seed_start}",
-        f"intervene={NONE},{SWAPPED}",
-        "videos=1",
-        "inspect=true",
-        *config.evaluate,
-    )
 
 
 def collect(out: Path, config: BenchmarkConfig, task: str, level: str) -> None:
     """Collects demonstrations where they are missing; a dataset that is complete costs nothing."""
-    command(
-        out / "collect.log",
-        "collect",
-        f"task={task}",
-        f"level={level}",
-        f"observation={config.observation}",
-        f"episodes={config.demonstrations}",
-        *config.collect,
-    )
+    command(out / "collect.log", "collect", *config.collecting(task, level))
 
 
 @contextlib.contextmanager

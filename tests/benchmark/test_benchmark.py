@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from embodied import registry
-from embodied.benchmark import cell, run
+from embodied.benchmark import cell, evaluations, run
 from embodied.benchmark.certificates import sentences
 from embodied.benchmark.config import BenchmarkConfig
 from embodied.commands import base
@@ -123,12 +123,62 @@ def test_a_column_that_failed_may_be_asked_for_in_other_words(
     commands: Commands, tmp_path: Path
 ) -> None:
     out = tmp_path / "b"
-    commands.refused = "level=hrad"
-    _, failed = run.benchmark(config(out, memory=["none"], beyond={"more": ["level=hrad"]}))
-    assert set(failed) == {"none-s0"}
-    assert read_json(out / "table.json")["lines"][0]["beyond"] == {}
-    assert run.benchmark(config(out, memory=["none"], beyond={"more": ["level=hard"]}))[1] == {}
-    assert set(read_json(out / "table.json")["lines"][0]["beyond"]) == {"more"}
+    commands.refused = "capacity=9"
+    columns = {"few": ["capacity=9"], "fewer": ["capacity=9", "batch=1"], **LONGER}
+    _, failed = run.benchmark(config(out, memory=["none"], beyond=columns))
+    assert failed["none-s0"].count("ended with 2: capacity=9") == 2  # all were tried
+    assert set(read_json(out / "table.json")["lines"][0]["beyond"]) == {"longer"}
+    assert run.benchmark(config(out, memory=["none"], beyond={"few": ["capacity=8"]}))[1] == {}
+    assert set(read_json(out / "table.json")["lines"][0]["beyond"]) == {"longer", "few"}
+
+
+def test_a_columns_words_replace_the_benchmarks_own(commands: Commands, tmp_path: Path) -> None:
+    asked = config(
+        tmp_path, report="html", evaluate=["batch=4", "videos=3"],
+        beyond={"few": ["episodes=5", "batch=2", "--capacity=9"]},
+    )  # fmt: skip
+    found = evaluations.of(asked, looked=True)
+    own = ("episodes=10", f"seed_start={asked.seed_start}", "process=false", "intervene=none")
+    assert found["evaluation"] == (*own, "videos=3", "batch=4")
+    few = ("episodes=5", *own[1:], "videos=3", "batch=2", "--capacity=9")
+    assert found["beyond-few"] == few
+    assert "batch=1" in found["looks"] and "batch=4" not in found["looks"]
+    assert run.benchmark(asked)[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beyond": {"more": ["level=hrad"]}}, r"beyond.more=\[level=hrad\]: .*mean 'hard'"),
+        ({"beyond": {"more": ["levle=hard"]}}, r"beyond.more=\[levle=hard\]: .*mean 'level'"),
+        ({"beyond": {"more": ["hard"]}}, "unexpected word 'hard'"),
+        ({"beyond": {"more": ["knobs.gap_maxs=9"]}}, "did you mean 'gap_max_s'"),
+        ({"beyond": {"more": ["knobs.gap_min_s=99"]}}, "expected 0 < gap_min_s <= gap_max_s"),
+        ({"beyond": {"more": ["task=order_recal"]}}, "did you mean 'order_recall'"),
+        ({"beyond": {"more": ["task=recall/boxes"]}}, "is learned by reinforcement"),
+        ({"beyond": {"more": ["out=x"]}}, "'out' is given twice"),
+        ({"beyond": {"more": ["intervene=swapped"]}}, "leaves no episodes for the table"),
+        ({"beyond": {"more": ["task=lift", "intervene=none,swapped"]}}, "nothing to remember"),
+        ({"evaluate": ["knobs.busy=2"]}, r"evaluate=\[knobs.busy=2\]: knob busy"),
+        ({"evaluate": ["inspect=true"], "beyond": LONGER}, "beyond.longer=.* but videos=0"),
+        ({"collect": ["knobs.busy=2"]}, r"collect=\[knobs.busy=2\]: knob busy"),
+        ({"collect": ["episodes=3"]}, "'episodes' is given twice"),
+    ],
+)
+def test_words_that_would_fail_are_refused_before_anything_is_made(
+    commands: Commands, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run.benchmark(config(tmp_path / "b", **options))
+    assert commands.calls == [] and not (tmp_path / "b").exists()
+
+
+def test_knobs_of_the_data_count_where_they_are_known(commands: Commands, tmp_path: Path) -> None:
+    far = {"far": ["knobs.gap_min_s=20"]}  # longer than the level's longest gap
+    collected = config(tmp_path / "a", collect=["knobs.gap_max_s=30"], beyond=far)
+    named = config(tmp_path / "b", train=["steps=5", "data=[data/a,data/b]"], beyond=far)
+    for asked in (collected, named):
+        assert run.benchmark(asked)[1] == {}
 
 
 def test_a_failed_cell_is_named_and_the_others_go_on(
@@ -181,6 +231,9 @@ def test_what_could_not_be_compared_is_refused(commands: Commands, tmp_path: Pat
         ({"beyond": {"More gap": ["level=hard"]}}, "beyond.More gap: expected a name of small"),
         ({"beyond": {"more": []}}, r"beyond.more=\[\]: expected words"),
         ({"levels": ["easy"]}, "2 tasks need as many levels"),
+        ({"beyond": {"more": ["level=easy", "level=hard"]}}, "beyond.more: level is given twice"),
+        ({"evaluate": ["inspect=true", "--inspect"]}, "evaluate: inspect is given twice"),
+        ({"evaluate": ["episodes=5"]}, "give episodes=5 as a word of its own"),
     ],
 )
 def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], message: str) -> None:
