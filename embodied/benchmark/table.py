@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +77,7 @@ def read(evaluations: Sequence[Path], record: Record) -> list[Line]:
             memory, {}, {}, results["policy"]["parameters"], own=record.train_of.get(memory)
         )
         line = lines.setdefault(memory, empty)
-        line.rows[seed] = [row for row in results["rows"] if row["intervene"] == NONE]
+        line.rows[seed] = _plain(results)
         line.step_ms[seed] = results["policy"].get("step_ms")
         line.cpu_s[seed] = training_cpu_s(directory.parent / RUN / "metrics.jsonl")
         episodes = read_episodes(directory / EPISODES)
@@ -85,8 +85,14 @@ def read(evaluations: Sequence[Path], record: Record) -> list[Line]:
         for column in record.beyond:
             other = directory.with_name(BEYOND.format(column))
             if (other / RESULTS).exists():
-                line.beyond.setdefault(column, []).extend(read_results(other)["rows"])
+                line.beyond.setdefault(column, []).extend(_plain(read_results(other)))
     return sorted(lines.values(), key=lambda line: -_mean([r["success"] for r in line.of()]))
+
+
+def _plain(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rows of the policy itself, whose memory nobody touched."""
+    rows: list[dict[str, Any]] = results["rows"]
+    return [row for row in rows if (row["role"], row["intervene"]) == ("policy", NONE)]
 
 
 def training_cpu_s(metrics: Path) -> float | None:

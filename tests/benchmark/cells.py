@@ -43,9 +43,10 @@ def results(memory: str, wins: int) -> dict[str, Any]:
     """Returns the part of ``results.json`` that the table reads."""
     rows = [
         {
-            "task": task, "level": "easy", "intervene": "none", "n": 10, "successes": wins,
-            "success": wins / 10, "ceiling": 0.3, "expert": 1.0, "score": (wins / 10 - 0.3) / 0.7,
-            "commit_rate": 1.0, "state_bytes": 800, "state_filled": 400, "process": None,
+            "role": "policy", "task": task, "level": "easy", "intervene": "none", "n": 10,
+            "successes": wins, "success": wins / 10, "ceiling": 0.3, "expert": 1.0,
+            "score": (wins / 10 - 0.3) / 0.7, "commit_rate": 1.0, "state_bytes": 800,
+            "state_filled": 400, "process": None,
             "failure_kinds": {"wrong_choice": 10 - wins} if wins < 10 else {},
         }
         for task in TASKS

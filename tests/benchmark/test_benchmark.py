@@ -132,6 +132,20 @@ def test_a_column_that_failed_may_be_asked_for_in_other_words(
     assert set(read_json(out / "table.json")["lines"][0]["beyond"]) == {"longer", "few"}
 
 
+def test_twins_and_interventions_stay_out_of_the_table(commands: Commands, tmp_path: Path) -> None:
+    asked = config(tmp_path / "b", memory=["gru"], beyond=LONGER)
+    run.benchmark(asked)
+    before = read_json(tmp_path / "b" / "table.json")
+    for folder in ("evaluation", "beyond-longer"):
+        file = tmp_path / "b" / "cells" / "gru-s0" / folder / "results.json"
+        found = read_json(file)
+        for other in ({"role": "twin"}, {"intervene": "swapped"}):
+            found["rows"] += [{**row, "successes": 0, **other} for row in found["rows"][:2]]
+        write_json(file, found)
+    run.benchmark(asked)
+    assert read_json(tmp_path / "b" / "table.json") == before
+
+
 def test_a_columns_words_replace_the_benchmarks_own(commands: Commands, tmp_path: Path) -> None:
     asked = config(
         tmp_path, report="html", evaluate=["batch=4", "videos=3"],
