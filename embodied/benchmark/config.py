@@ -12,6 +12,8 @@ from embodied.core.task import paired_levels
 
 REPORTS = MARKDOWN, HTML = ("md", "html")
 
+TRUNK = "policy.config.trunk="
+
 OWN_KEYS = ("episodes", "seed_start", "process")
 """Keys of ``embodied evaluate`` that a benchmark has too."""
 
@@ -35,7 +37,8 @@ class BenchmarkConfig:
       seed_start: First of the fresh seeds.
       collect: Further words of ``embodied collect``, for example ``[label_horizon=8]``.
       train: Further words of ``embodied train``, for example ``[steps=2000]``. From state,
-        MemoryVLA takes ``policy.config.trunk=entities`` by itself, if no preset is named.
+        MemoryVLA takes ``policy.config.trunk=entities`` by itself, if neither a preset is named
+        nor another trunk, here or in `train_of`.
       train_of: The same for single memories: ``train_of.gru=[memory.config.width=128]``. They
         stay those of a memory's first run.
       evaluate: Further words of ``embodied evaluate``, for all columns.
@@ -115,19 +118,25 @@ class BenchmarkConfig:
         """Returns (task, level) of each column."""
         return list(zip(self.task, paired_levels(self.task, self.level, self.levels), strict=True))
 
-    def training(self) -> tuple[str, ...]:
-        """Returns the words of ``embodied train`` that all runs have in common."""
+    def training(self, own: Sequence[str] = ()) -> tuple[str, ...]:
+        """Returns the words of ``embodied train`` but for memory and seed.
+
+        Args:
+          own: Those of a single memory, which are added.
+        """
         tasks, levels = (",".join(names) for names in zip(*self.settings(), strict=True))
         # From state there are tables of entities and no pictures, which its default trunk reads.
         reads = self.observation == "state" and self.policy == "memory_vla"
-        chosen = any(word.startswith(("preset=", "policy.config.trunk=")) for word in self.train)
+        chosen = any(word.startswith(("preset=", TRUNK)) for word in self.train)
+        chosen = chosen or any(word.startswith(TRUNK) for word in own)
         return (
             f"policy={self.policy}",
             f"task=[{tasks}]",
             f"levels=[{levels}]",
             f"observation={self.observation}",
-            *(("policy.config.trunk=entities",) if reads and not chosen else ()),
+            *((f"{TRUNK}entities",) if reads and not chosen else ()),
             *self.train,
+            *own,
         )
 
     def evaluating(self) -> tuple[str, ...]:

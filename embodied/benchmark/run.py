@@ -74,12 +74,12 @@ def cells(out: Path, config: BenchmarkConfig) -> list[Cell]:
     for seed in config.seeds:
         for memory in config.memory:
             name = f"{memory}-s{seed}"
-            own = config.train_of.get(memory, ())
-            training = (f"memory={memory}", f"seed={seed}", *config.training(), *own)
+            words = config.training(config.train_of.get(memory, ()))
+            training = (f"memory={memory}", f"seed={seed}", *words)
             folder = out / CELLS / name
             asked = evaluations.of(config, looked=seed == config.seeds[0])
-            words = {folder / place: some for place, some in asked.items()}
-            made.append(Cell(name, folder / RUN, folder / "log", training, words))
+            todo = {folder / place: words for place, words in asked.items()}
+            made.append(Cell(name, folder / RUN, folder / "log", training, todo))
     return made
 
 

@@ -290,13 +290,15 @@ def by_task(
 
 def commands(config: BenchmarkConfig, record: Record, lines: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the commands of which the lines are made, in Markdown."""
-    shared = " ".join(config.training())
-    text = [f"- `embodied train memory=M seed=S {shared}`, and of single memories:"]
+    shared = config.training()
+    text = [f"- `embodied train memory=M seed=S {' '.join(shared)}`, and of single memories:"]
     for line in lines:
         if line["train_of"] is None:
             text.append(f"  - `{line['memory']}`: unknown, as its runs are older than this record")
         elif line["train_of"]:
-            text.append(f"  - `{line['memory']}`: `{' '.join(line['train_of'])}`")
+            words = config.training(line["train_of"])
+            without = "".join(f", without `{word}`" for word in shared if word not in words)
+            text.append(f"  - `{line['memory']}`: `{' '.join(line['train_of'])}`{without}")
     text.append(f"- `embodied evaluate RUN {' '.join(config.evaluating())}`")
     for column in beyond(lines):
         words = " ".join(config.going_beyond(record.beyond[column]))

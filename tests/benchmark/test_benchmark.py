@@ -90,6 +90,22 @@ def test_lines_are_shown_with_the_words_that_made_them(commands: Commands, tmp_p
     assert "- `gru`: unknown" in told()
 
 
+def test_a_memory_may_have_a_trunk_of_its_own(commands: Commands, tmp_path: Path) -> None:
+    own = {"gru": ["policy.config.trunk=tiny", "memory.config.width=64"]}
+    asked = config(tmp_path / "b", memory=["gru", "none"], train_of=own)
+    run.benchmark(asked)
+    gru, none = (
+        [w for w in words if "trunk=" in w] for words in commands.calls if "steps=5" in words
+    )
+    assert gru == ["policy.config.trunk=tiny"] and none == ["policy.config.trunk=entities"]
+    for cell_ in run.cells(tmp_path, asked):
+        base.parse(base.load("train"), cell_.training, "train")
+    said = (
+        "`policy.config.trunk=tiny memory.config.width=64`, without `policy.config.trunk=entities`"
+    )
+    assert f"  - `gru`: {said}\n" in (tmp_path / "b" / "table.md").read_text()
+
+
 LONGER, BUSIER = {"longer": ["knobs.gap_max_s=30"]}, {"busier": ["knobs.busy=1", "level=hard"]}
 
 
