@@ -13,6 +13,7 @@ from typing import Any
 from embodied import registry
 from embodied.benchmark import certificates, table
 from embodied.benchmark.config import BenchmarkConfig
+from embodied.benchmark.places import line_of
 from embodied.benchmark.record import Record
 from embodied.benchmark.table import Line, Place
 from embodied.claims import evidence
@@ -48,9 +49,11 @@ def write(
     seen = Looks()
     videos: dict[Place, list[tuple[str, str]]] = {}
     for directory in looks:
-        results = read_results(directory)
-        seen.add(directory, results["rows"], read_episodes(directory / EPISODES))
-        for row in results["rows"]:
+        memory, _ = line_of(directory)
+        found = [row for row in read_results(directory)["rows"] if row["role"] == "policy"]
+        rows = [{**row, "memory": memory} for row in found]
+        seen.add(directory, rows, read_episodes(directory / EPISODES))
+        for row in rows:
             films = videos.setdefault((row["task"], row["level"]), [])
             label = f"{row['memory']}, memory: {row['intervene']}"
             films += [(str((directory / v).relative_to(out)), label) for v in row["videos"]]

@@ -19,3 +19,12 @@ BEYOND = "beyond-{}"
 def found(out: Path, folder: str) -> list[Path]:
     """Returns such evaluation directories of all cells, of this and of earlier calls."""
     return sorted(path.parent for path in (out / CELLS).glob(f"*/{folder}/{RESULTS}"))
+
+
+def line_of(directory: Path) -> tuple[str, int]:
+    """Returns what was asked for as memory, and the training seed, of an evaluation directory.
+
+    Results name the memory itself, of which a table may hold several with other options.
+    """
+    memory, _, seed = directory.parent.name.rpartition("-s")
+    return memory, int(seed)

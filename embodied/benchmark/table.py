@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embodied.benchmark.config import BenchmarkConfig
-from embodied.benchmark.places import BEYOND, RUN
+from embodied.benchmark.places import BEYOND, RUN, line_of
 from embodied.benchmark.record import Record
 from embodied.core.files import write_atomic, write_json
 from embodied.evaluate.process import STAGES
@@ -71,8 +71,7 @@ def read(evaluations: Sequence[Path], record: Record) -> list[Line]:
     lines: dict[str, Line] = {}
     for directory in evaluations:
         results = read_results(directory)
-        memory, _, digits = directory.parent.name.rpartition("-s")  # a preset has its own line
-        seed = int(digits)
+        memory, seed = line_of(directory)
         empty = Line(
             memory, {}, {}, results["policy"]["parameters"], own=record.train_of.get(memory)
         )

@@ -16,7 +16,8 @@ from embodied.evaluate.inspection import Inspection, write_inspection
 from embodied.evaluate.results import EpisodeResult, write_episodes
 from embodied.evaluate.video import Caption, Recording, write_video
 
-WINS = {"full_history": 9, "gru": 6, "none": 3}
+BANKS = ("perceptual_cognitive", "perceptual_cognitive_fifo", "perceptual_cognitive_retention")
+WINS = {"full_history": 9, "gru": 6, "none": 3, **dict(zip(BANKS, (8, 7, 5), strict=True))}
 """Of ten episodes of a task."""
 TASKS = ["remember_color", "put_block_back"]
 SEED = 7
@@ -67,6 +68,7 @@ def looks(folder: Path, memory: str, slots: bool = True) -> None:
             files = write_inspection(folder / "inspection", stem, inspection(slots), film)
             rows.append(
                 {
+                    "role": "policy",
                     "task": task,
                     "level": "easy",
                     "memory": memory,
@@ -153,7 +155,8 @@ class Commands:
                 raise EmbodiedError(f"embodied evaluate ended with 2: {self.refused}")
             memory = Path(words[1]).parent.name.rpartition("-s")[0]
             if "inspect=true" in words:
-                looks(Path(options["out"]), memory)
+                # Rows tell of the memory itself, whatever options it has.
+                looks(Path(options["out"]), BANKS[0] if memory in BANKS else memory)
                 return
             write_json(Path(options["out"]) / "results.json", results(memory, WINS[memory]))
             write_episodes(Path(options["out"]) / "episodes.jsonl", episodes(WINS[memory]))

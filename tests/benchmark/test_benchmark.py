@@ -13,9 +13,10 @@ from embodied.benchmark import cell, evaluations, run
 from embodied.benchmark.certificates import sentences
 from embodied.benchmark.config import BenchmarkConfig
 from embodied.commands import base
+from embodied.commands.train import check_names
 from embodied.core.errors import ConfigError, DataError, EmbodiedError
 from embodied.core.files import read_json, write_json
-from tests.benchmark.cells import TASKS, Commands
+from tests.benchmark.cells import BANKS, TASKS, Commands
 
 
 @pytest.fixture
@@ -313,6 +314,31 @@ def test_a_page_needs_one_look_of_each_memory(commands: Commands, tmp_path: Path
     assert [words[0] for words in looked] == ["evaluate"] * 2
     assert {"intervene=none,swapped", "inspect=true", "episodes=1"} <= set(looked[0])
     assert (out / "report.html").exists()
+
+
+def test_one_table_holds_the_bank_with_each_rule_of_forgetting(
+    commands: Commands, tmp_path: Path
+) -> None:
+    out = tmp_path / "b"
+    asked = [f"memory=[{','.join(BANKS)}]", f"task=[{','.join(TASKS)}]", "report=html"]
+    words = [*asked, "train=[steps=5]", "episodes=10", f"out={out}"]
+    command = base.load("benchmark")
+    assert command.run(base.parse(command, words, "benchmark")) == 0
+    trained = [words[1:-1] for words in commands.calls if words[0] == "train"]
+    options = [base.parse(base.load("train"), words, "train") for words in trained]
+    for some in options:
+        check_names(some)  # builds the memory's configuration
+    banks = [some.memory for some in options]
+    assert {bank.name for bank in banks} == {"perceptual_cognitive"}
+    kept = [{k: v for k, v in bank.config.items() if k != "overflow"} for bank in banks]
+    assert kept[0] == kept[1] == kept[2]
+    assert [bank.config.get("overflow") for bank in banks] == [None, "fifo", "retention"]
+    assert [line["memory"] for line in read_json(out / "table.json")["lines"]] == list(BANKS)
+    page = (out / "report.html").read_text()
+    for bank in BANKS:
+        assert f'look into an episode of {bank}"' in page
+        assert f"remember_color easy · {bank} · seed 7" in page
+        assert f"{bank}, memory: swapped" in page
 
 
 def test_certificates_are_told_in_words() -> None:
