@@ -278,23 +278,3 @@ def test_names_are_checked(study: Any) -> None:
         [sys.executable, SCRIPTS / "study.py", "ablations"], capture_output=True, text=True
     )
     assert done.returncode == 2 and done.stderr.startswith("study: unknown study 'ablations'")
-
-
-def test_every_option_of_the_studies_composes(script: Any) -> None:  # noqa: F811
-    """A wrong key would be found after hours of training."""
-    from embodied.commands import base
-    from embodied.commands.train import check_names
-
-    script("studies.study")
-    questions = [script(f"studies.{name}").STUDY for name in script("study").STUDIES]
-    for question in questions:
-        assert len({v.name for v in question.variants}) == len(question.variants)
-    for question, variant in ((q, v) for q in questions for v in q.variants):
-        trained = {v.name: v for v in question.variants if not v.like}
-        assert not variant.init or set(variant.seeds) <= set(trained[variant.init].seeds)
-        if not variant.like:
-            command = base.load("train")
-            options = base.parse(command, [*question.train, *variant.train], "train")
-            check_names(options)
-        command = base.load("evaluate")
-        base.parse(command, ["runs/x", *question.evaluate, *variant.evaluate], "evaluate")

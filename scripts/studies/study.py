@@ -26,8 +26,9 @@ class Variant:
     Attributes:
       name: Directory and label.
       what: What it changes, in a few words.
-      train: ``key=value`` of ``embodied train`` beside those of the study.
-      evaluate: ``key=value`` of ``embodied evaluate`` beside those of the study.
+      train: ``key=value`` of ``embodied train`` beside those of the study, or in place of one
+        with the same key.
+      evaluate: The same of ``embodied evaluate``.
       seeds: Training seeds.
       like: A variant whose runs it evaluates in another way, instead of training its own.
       at: Where it stands on the axis of a curve, with all others that are `like` the same.
@@ -130,8 +131,10 @@ class Job:
             name=f"{self.variant.name}-s{self.seed}",
             run=self.run,
             log=self.root / f"{self.variant.name}-s{self.seed}.log",
-            training=(*self.study.train, *self.variant.train, *init, f"seed={self.seed}"),
-            evaluations={self.results: (*self.study.evaluate, *self.variant.evaluate)},
+            training=(
+                *replaced(self.study.train, self.variant.train), *init, f"seed={self.seed}"
+            ),
+            evaluations={self.results: replaced(self.study.evaluate, self.variant.evaluate)},
         )
 
     def work(self) -> None:
@@ -162,6 +165,12 @@ class Job:
     def rows(self) -> list[dict[str, Any]]:
         """Returns the rows of the evaluation."""
         return list(read_json(self.results / "results.json")["rows"])
+
+
+def replaced(words: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """Returns ``key=value`` words with `own` behind them, and in place of those of the same key."""
+    keys = {word.partition("=")[0] for word in own}
+    return (*(word for word in words if word.partition("=")[0] not in keys), *own)
 
 
 def jobs(study: Study, names: Sequence[str], root: Path) -> list[Job]:

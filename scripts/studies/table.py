@@ -60,7 +60,7 @@ def markdown(study: Study, lines: Sequence[Line]) -> str:
         "",
         f"Training: `embodied train {' '.join(study.train)} seed=S`. Evaluation: "
         f"`embodied evaluate RUN {' '.join(study.evaluate)}`. What each line adds to the one, and "
-        "to the other:",
+        "to the other, in place of a word with the same key:",
         "",
     ]
     for line in lines:
