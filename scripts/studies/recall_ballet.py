@@ -11,28 +11,40 @@ FIVE, THREE = (0, 1, 2, 3, 4), (0, 1, 2)
 TASK = "recall/ballet_lite"
 
 
-def curriculum(*levels: str) -> tuple[str, ...]:
-    """Returns options that train on the levels in turn, each until 95 % of it succeeds."""
+def curriculum(*levels: str, task: str = TASK, most: int = 100) -> tuple[str, ...]:
+    """Returns options that train on the levels in turn, each until 95 % of it succeeds.
+
+    Args:
+      *levels: Of the task, the easiest first; the run ends in the last one.
+      task: The task.
+      most: Steps that a level but the last takes at most.
+    """
     last = len(levels) - 1
     stages = []
     for i in range(last):
         # The level before stays in the mix, so that what was learnt is not lost.
         weights = [1 if j == i - 1 else 2 if j == i else 0 for j in range(len(levels))]
-        stages.append(f"{{steps: 100, weights: {weights}, until: 0.95}}")
+        stages.append(f"{{steps: {most}, weights: {weights}, until: 0.95}}")
     weights = [1 if j == last - 1 else 3 if j == last else 0 for j in range(len(levels))]
     stages.append(f"{{steps: 1, weights: {weights}}}")
-    tasks = ",".join([TASK] * len(levels))
+    tasks = ",".join([task] * len(levels))
     return f"task=[{tasks}]", f"levels=[{','.join(levels)}]", f"stages=[{', '.join(stages)}]"
 
 
 TWO = curriculum("2_delay2_dances4", "2_delay16_dances4", "2_delay48_dances4")
-CHUNKS = (
-    "memory.config.chunk=16",
-    "memory.config.window=16",
-    "memory.config.capacity=16",
-    "memory.config.time_encoding=false",
-    "policy.config.read_when=instruction_token",
-)
+
+
+def chunks(capacity: int) -> tuple[str, ...]:
+    """Returns options of hierarchical chunks of 16 ticks that keep so many of them."""
+    return (
+        "memory.config.chunk=16",
+        "memory.config.window=16",
+        f"memory.config.capacity={capacity}",
+        "memory.config.time_encoding=false",
+        "policy.config.read_when=instruction_token",
+    )
+
+
 PLAIN = ("memory.config.time_encoding=false", "policy.config.read_when=instruction_token")
 
 
@@ -45,7 +57,7 @@ def memory(name: str, width: int, *options: str) -> tuple[str, ...]:
 
 
 AGENTS = {
-    "hcam": ("hierarchical chunks of 16 ticks, 4 read", CHUNKS, FIVE),
+    "hcam": ("hierarchical chunks of 16 ticks, 4 read", chunks(16), FIVE),
     "lstm": ("LSTM", memory("lstm", 124), THREE),
     "gru": ("GRU", memory("gru", 136, "reads_present=true"), THREE),
     "trxl": (
@@ -61,6 +73,11 @@ AGENTS = {
     "gtrxl": (
         "gated Transformer-XL, 63 ticks a layer",
         memory("gated_transformer_xl", 56, "capacity=63"),
+        THREE,
+    ),
+    "gtrxl-bytes": (
+        "the same at equal bytes: 329 ticks, longer than an episode",
+        memory("gated_transformer_xl", 56, "capacity=329"),
         THREE,
     ),
 }
