@@ -241,7 +241,10 @@ def test_facts_of_a_run(study: Any, script: Any, tmp_path: Path) -> None:  # noq
     }
     write_json(run / "evaluation" / "results.json", found)
     values = {n: f.of(run, run / "evaluation") for n, f in facts.FACTS.items()}
+    learning = [values.pop(name) for name in facts.LEARNING]  # after 30, 60, ... 300 frames
+    assert learning == [None] * 3 + [0.55] * 3 + [0.61] * 3 + [0.9]
     assert values == {
+        "frames": 300,
         "parameters": 1234,
         "state bytes": 520,
         "frames at chance": 200,
@@ -269,6 +272,29 @@ def test_curves(study: Any, script: Any) -> None:  # noqa: F811
     heights = [float(point.split(",")[1]) for point in points]
     assert heights == sorted(heights)  # success falls from left to right, so y grows
     assert "seconds &lt;of gap&gt;" in picture and ">1,500<" in picture
+
+
+def test_learning_is_drawn_and_stands_in_no_column(
+    study: Any,
+    script: Any,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    table, learning = script("studies.table"), script("studies.facts").LEARNING
+    values = dict.fromkeys(learning, (0.5, 0.6)) | {"running success at 10 %": (None, 0.4)}
+    v, told = study.Variant, {"frames": (300.0, 300.0), **values}
+    lines = [
+        study.Line(v("a", "", seeds=(0, 1)), 9, 10, (0.9, 0.9), None, {}, told),
+        study.Line(v("b", "", like="a"), 9, 10, (0.9, 0.9), None, {}, told),
+    ]
+    question = study.Study("toy", "A toy", "", (), (), (), facts=("frames", *learning))
+    directory = table.write(tmp_path / "toy", question, lines)
+    text, picture = (directory / "README.md").read_text(), (directory / "learning.svg").read_text()
+    assert "| seeds | frames |\n" in text and "](learning.svg)" in text
+    assert picture.count("<polyline") == 2 and picture.count("<circle") == 19
+    assert "a, seed 1" in picture and "b, seed" not in picture
+    plain = dataclasses.replace(question, facts=("frames",))
+    table.write(tmp_path / "plain", plain, lines)
+    assert not (tmp_path / "plain" / "learning.svg").exists()
 
 
 def test_names_are_checked(study: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from embodied import registry
 from embodied.core.files import read_json
+from embodied.report.text import percent
 from embodied.train.checkpoint import checkpoints
 
 ABOVE_CHANCE = 0.1
@@ -67,6 +68,22 @@ def _frames_to_last_stage(run: Path, results: Path) -> float | None:
     return float(next(row["frames"] for row in _metrics(run) if row["stage"] == last))
 
 
+def _frames(run: Path, results: Path) -> float:
+    return float(_metrics(run)[-1]["frames"])
+
+
+def _success_at(share: float) -> Callable[[Path, Path], float | None]:
+    """Returns what finds the running success, over all levels, at a share of the frames."""
+
+    def success(run: Path, results: Path) -> float | None:
+        rows = _metrics(run)
+        until = [row for row in rows if row["frames"] <= share * rows[-1]["frames"]]
+        values = [v for k, v in until[-1].items() if k.startswith("success/")] if until else []
+        return sum(values) / len(values) if values else None
+
+    return success
+
+
 def _millions(frames: float) -> str:
     return f"{frames / 1e6:.2f} M"
 
@@ -75,11 +92,16 @@ def _count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+LEARNING = {f"running success at {10 * tens} %": tens / 10 for tens in range(1, 11)}
+"""Name -> share of a training's frames; facts that are drawn as a curve, not told in a column."""
+
 FACTS = {
     "parameters": Fact(_parameters, _count),
     "state bytes": Fact(_state_bytes, _count),
     "frames at chance": Fact(_frames_at_chance, _millions),
     "frames to the last stage": Fact(_frames_to_last_stage, _millions),
+    "frames": Fact(_frames, _millions),
+    **{name: Fact(_success_at(share), percent) for name, share in LEARNING.items()},
 }
 """Name -> how it is found and written."""
 

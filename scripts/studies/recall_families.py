@@ -107,7 +107,8 @@ FAMILIES = {
             Further("10", "asked after 10 phases, not trained", "distractors10"),
             Further("20", "asked after 20 phases, not trained", "distractors20"),
             Further(
-                "lessons4", "four episodes without a reset, asked about an earlier one, not trained",
+                "lessons4",
+                "four episodes without a reset, asked about an earlier one, not trained",
                 "lessons4",
             ),
         ),

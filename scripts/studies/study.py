@@ -131,9 +131,7 @@ class Job:
             name=f"{self.variant.name}-s{self.seed}",
             run=self.run,
             log=self.root / f"{self.variant.name}-s{self.seed}.log",
-            training=(
-                *replaced(self.study.train, self.variant.train), *init, f"seed={self.seed}"
-            ),
+            training=(*replaced(self.study.train, self.variant.train), *init, f"seed={self.seed}"),
             evaluations={self.results: replaced(self.study.evaluate, self.variant.evaluate)},
         )
 

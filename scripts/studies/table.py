@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from studies.study import Line, Study
 COLORS = ("#3b76c4", "#d1622b", "#3f9142", "#8a56ac", "#8c6d31", "#c23b75")
 ROW, LEFT, WIDTH, RIGHT = 22, 330, 360, 70
 """Pixels: height of a line, room for labels, length of the axis, room for numbers."""
+Point = tuple[float, float, tuple[float, float]]
+"""Place, share, and its interval."""
 
 
 def write(directory: Path, study: Study, lines: Sequence[Line]) -> Path:
@@ -23,6 +25,8 @@ def write(directory: Path, study: Study, lines: Sequence[Line]) -> Path:
     write_atomic(directory / "plot.svg", plot(study, lines))
     if study.axis:
         write_atomic(directory / "curves.svg", curves(study, lines))
+    if facts.LEARNING.keys() & set(study.facts):
+        write_atomic(directory / "learning.svg", learning(study, lines))
     write_atomic(directory / "README.md", markdown(study, lines))
     return directory
 
@@ -30,9 +34,10 @@ def write(directory: Path, study: Study, lines: Sequence[Line]) -> Path:
 def markdown(study: Study, lines: Sequence[Line]) -> str:
     """Returns the table, the commands below it."""
     extras = list(dict.fromkeys(name for line in lines for name in line.extra))
+    told = [name for name in study.facts if name not in facts.LEARNING]
     header = ["variant", "choice", "success", "95 % interval", "seeds"]
     swaps = any(line.followed is not None for line in lines)
-    header += [*(["swap followed"] if swaps else []), *extras, *study.facts]
+    header += [*(["swap followed"] if swaps else []), *extras, *told]
     rows = [
         [
             f"`{line.variant.name}`",
@@ -42,13 +47,15 @@ def markdown(study: Study, lines: Sequence[Line]) -> str:
             ", ".join(percent(value) for value in line.by_seed),
             *([percent(line.followed)] if swaps else []),
             *(percent(line.extra.get(name)) for name in extras),
-            *(facts.text(name, line.facts.get(name, ())) for name in study.facts),
+            *(facts.text(name, line.facts.get(name, ())) for name in told),
         ]
         for line in lines
     ]
     text = [f"# {study.title}", "", study.about, "", "![success of each variant](plot.svg)", ""]
     if study.axis:
         text += [f"![success over {study.axis}](curves.svg)", ""]
+    if len(told) < len(study.facts):
+        text += ["![running success in training](learning.svg)", ""]
     text += ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
     run = {line.variant.name for line in lines}
     missing = [variant.name for variant in study.variants if variant.name not in run]
@@ -112,12 +119,31 @@ def plot(study: Study, lines: Sequence[Line]) -> str:
 
 def curves(study: Study, lines: Sequence[Line]) -> str:
     """Returns an SVG: success over `study.axis`, a curve for each trained variant."""
-    width, height, left, top, bottom = 640, 340, 60, 20, 60
-    named: dict[str, list[Line]] = {}
+    named: dict[str, list[Point]] = {}
     for line in lines:
         if line.variant.at is not None:
-            named.setdefault(line.variant.like or line.variant.name, []).append(line)
-    places = sorted({line.variant.at for some in named.values() for line in some})  # type: ignore[type-var]
+            name = line.variant.like or line.variant.name
+            point = line.variant.at, line.successes / line.n, line.interval
+            named.setdefault(name, []).append(point)
+    return _chart(study.title, study.axis, named)
+
+
+def learning(study: Study, lines: Sequence[Line]) -> str:
+    """Returns an SVG: running success in training, a curve for each training seed."""
+    named: dict[str, list[Point]] = {}
+    for line in (line for line in lines if not line.variant.like):
+        by_share = {share: line.facts.get(name, ()) for name, share in facts.LEARNING.items()}
+        for index, seed in enumerate(line.variant.seeds):
+            name = f"{line.variant.name}, seed {seed}"
+            told = {at: v[index] for at, v in by_share.items() if index < len(v)}
+            named[name] = [(100.0 * at, v, (v, v)) for at, v in told.items() if v is not None]
+    return _chart(study.title, "% of the frames of a training", named)
+
+
+def _chart(title: str, axis: str, named: Mapping[str, Sequence[Point]]) -> str:
+    """Returns an SVG of shares over places, which stand side by side: one curve a name."""
+    width, height, left, top, bottom = 640, 340, 60, 20, 60
+    places = sorted({at for points in named.values() for at, _, _ in points})
     step = (width - left - 180) / max(1, len(places) - 1)
     x = {place: left + step * index for index, place in enumerate(places)}
 
@@ -135,26 +161,25 @@ def curves(study: Study, lines: Sequence[Line]) -> str:
     ]
     parts.append(
         f'<text x="{(left + width - 180) / 2}" y="{height - 12}" text-anchor="middle">'
-        f"{escape(study.axis)}</text>"
+        f"{escape(axis)}</text>"
     )
-    for index, (name, some) in enumerate(named.items()):
-        color = COLORS[index % len(COLORS)]
-        some.sort(key=lambda line: line.variant.at or 0.0)
-        points = [(x[line.variant.at], y(line.successes / line.n), line) for line in some]
-        path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _ in points)
+    for index, (name, points) in enumerate(named.items()):
+        color, points = COLORS[index % len(COLORS)], sorted(points)
+        path = " ".join(f"{x[at]:.1f},{y(value):.1f}" for at, value, _ in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-        for px, py, line in points:
-            low, high = line.interval
+        for at, value, (low, high) in points:
+            px = x[at]
             parts.append(
                 f'<line x1="{px:.1f}" x2="{px:.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}" '
-                f'stroke="{color}"/><circle cx="{px:.1f}" cy="{py:.1f}" r="3.5" fill="{color}"/>'
+                f'stroke="{color}"/><circle cx="{px:.1f}" cy="{y(value):.1f}" r="3.5" '
+                f'fill="{color}"/>'
             )
         label_y = top + 20 * index + 12
         parts.append(f'<text x="{width - 160}" y="{label_y}" fill="{color}">{escape(name)}</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" font-family="sans-serif" font-size="12" role="img" '
-        f'aria-label="{escape(study.title)}"><rect width="100%" height="100%" fill="#fff"/>'
+        f'aria-label="{escape(title)}"><rect width="100%" height="100%" fill="#fff"/>'
         f"{''.join(parts)}</svg>\n"
     )
 
