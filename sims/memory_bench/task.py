@@ -416,7 +416,7 @@ class Task:
             if self.knobs.busy > 0:
                 blinks = (self.phase_tick // 6) % 2 and self.knobs.busy >= 0.5
                 self.set_lamp(LAMP_BLINK if blinks else LAMP_GAP)
-            if self.phase_tick >= self.gap_length():
+            if self.phase_tick >= self.gap_length() and not self.decided:
                 self._snap(EXECUTE)
                 return True
         else:

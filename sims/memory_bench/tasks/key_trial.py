@@ -4,7 +4,8 @@ Kin: the battery trials of RMBench; a re-creation with phase lamp, snapping gate
 round 1, the cue phase, a key is tried by touching it for longer than 0.2 s: the lamp says no, or
 yes and the box opens. A key that was tried is gone, so that none is tried twice, and before the
 next try everything snaps. In round 2 all keys lie there again, and the first one touched decides.
-Only round 2 counts: found by chance alone, the key of round 1 is no sign of memory.
+Only round 2 counts: found by chance alone, the key of round 1 is no sign of memory. There is no
+round 3: what is touched in round 2 would be remembered as easily as what opened the box.
 """
 
 from __future__ import annotations
