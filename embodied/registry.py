@@ -276,6 +276,26 @@ def expert_success(task: str, level: str, control: str) -> float | None:
     return None if value is None else float(value)
 
 
+def time_aware_ceiling(
+    task: str, level: str, knobs: Mapping[str, Any]
+) -> tuple[float, float] | None:
+    """Returns bounds of the best success without memory but with a clock since the reset.
+
+    Args:
+      task: Task name.
+      level: Level name.
+      knobs: All knobs in force.
+
+    Returns:
+      Two fractions, or None where no certificate holds for these knobs.
+    """
+    proof = ((certificate(task) or {}).get("levels") or {}).get(level)
+    if proof is None or proof["knobs"] != dict(knobs):
+        return None
+    found = proof["ceiling"]["time_aware"]
+    return found["low"], found["high"]
+
+
 def _checked(task: str, level: str, config: EnvConfig | None) -> TaskInfo:
     info = task_info(task)
     info.knobs(level, config.knobs if config else None)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from embodied.report.text import interval, percent
+from embodied.report.text import bounds, interval, percent
+
+POOR = {"write_once": "a memory that keeps what it first wrote and never updates it (write once)"}
+"""Baselines of tasks, in words."""
 
 
 def sentences(certificate: Mapping[str, Any] | None, level: str) -> list[str]:
@@ -19,6 +22,9 @@ def sentences(certificate: Mapping[str, Any] | None, level: str) -> list[str]:
     if proof is None:
         return ["No certificate is stored; `embodied certify` makes one."]
     lines = [_ceiling(proof["ceiling"])]
+    for name, value in proof["ceiling"].get("baselines", {}).items():
+        what = POOR.get(name, f"a poor memory ({name.replace('_', ' ')})")
+        lines.append(f"The best success of {what}: {percent(value)}.")
     for control, found in proof["aliasing"].items():
         pairs = sum(behaviour["pairs"] for behaviour in found["behaviours"].values())
         gate = proof["gate"][control]
@@ -69,12 +75,9 @@ def sentences(certificate: Mapping[str, Any] | None, level: str) -> list[str]:
 
 def _ceiling(ceiling: Mapping[str, Any]) -> str:
     clock = ceiling["time_aware"]
-    told = f"{percent(clock['low'])}"
-    if clock["high"] > clock["low"]:
-        told += f" to {percent(clock['high'])}"
     how = "exactly" if ceiling["exact"] else "NOT exactly"
     return (
         f"Ceiling without memory: {ceiling['value']} = {percent(ceiling['c_star'])}, solved {how} "
         f"on {ceiling['states']} states; of a policy that reads a clock running since the reset: "
-        f"{told}."
+        f"{bounds(**clock)}."
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from embodied import registry
 from embodied.benchmark.config import BenchmarkConfig
 from embodied.benchmark.places import BEYOND, RUN, line_of
 from embodied.benchmark.record import Record
@@ -23,7 +24,17 @@ from embodied.evaluate.results import (
     read_results,
 )
 from embodied.evaluate.stats import clustered_paired, wilson
-from embodied.report.text import NOTE, interval, markdown_table, number, percent, tenths, whole
+from embodied.report.text import (
+    CLOCK,
+    NOTE,
+    bounds,
+    interval,
+    markdown_table,
+    number,
+    percent,
+    tenths,
+    whole,
+)
 
 REFERENCE = "full_history"
 """Every memory is compared with it on the same seeds, where it is in the table."""
@@ -153,6 +164,7 @@ def outcome(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "low": low,
         "high": high,
         "ceiling": _mean([row["ceiling"] for row in rows]),
+        "time_aware": time_aware(rows),
         "score": None if None in scores else _mean(scores),
         "by_task": {name: place_summary(some) for name, some in places.items()},
     }
@@ -163,7 +175,18 @@ def place_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     wins, n = sum(row["successes"] for row in rows), sum(row["n"] for row in rows)
     low, high = wilson(wins, n)
     facts = {key: rows[0][key] for key in ("ceiling", "expert")}
+    facts["time_aware"] = time_aware(rows)
     return {"n": n, "success": wins / n, "low": low, "high": high, **facts}
+
+
+def time_aware(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """Returns mean bounds of the ceilings with a clock; None unless all are certified."""
+    found = [registry.time_aware_ceiling(r["task"], r["level"], r["knobs"]) for r in rows]
+    known = [pair for pair in found if pair is not None]
+    if not known or len(known) < len(found):
+        return None
+    lows, highs = zip(*known, strict=True)
+    return {"low": _mean(lows), "high": _mean(highs)}
 
 
 def process_summary(rows: Sequence[dict[str, Any]]) -> dict[str, float | None] | None:
@@ -223,7 +246,7 @@ class Entry(NamedTuple):
 def header(lines: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the heads of the table's columns."""
     stages = STAGES if _measured(lines) else ()
-    head = ["memory", "seeds", "success", "95 % interval", "c*", "M", *beyond(lines)]
+    head = ["memory", "seeds", "success", "95 % interval", "c*", CLOCK, "M", *beyond(lines)]
     head += ["commits", *stages]
     cost = ["step ms", "training, CPU min"]
     return [*head, "against full history", "bytes in use", "bytes", *cost, "parameters", "n"]
@@ -242,6 +265,7 @@ def body(lines: Sequence[dict[str, Any]]) -> list[list[Entry]]:
                 Entry(percent(line["success"]), line["success"]),
                 Entry(interval(line["low"], line["high"]), line["low"]),
                 Entry(percent(line["ceiling"]), line["ceiling"]),
+                _clock(line["time_aware"]),
                 Entry(number(line["score"]), line["score"]),
                 *(_beyond(line, column) for column in beyond(lines)),
                 Entry(percent(line["commit_rate"]), line["commit_rate"]),
@@ -253,6 +277,10 @@ def body(lines: Sequence[dict[str, Any]]) -> list[list[Entry]]:
             ]
         )
     return rows
+
+
+def _clock(found: Mapping[str, float] | None) -> Entry:
+    return Entry("–") if found is None else Entry(bounds(**found), found["low"])
 
 
 def beyond(lines: Sequence[dict[str, Any]]) -> list[str]:
@@ -283,8 +311,9 @@ def by_task(
             "–" if p is None else f"{percent(p['success'])} ({interval(p['low'], p['high'])})"
             for p in known
         ]
-        rows.append([task, percent(first["ceiling"]), percent(first["expert"]), *shown])
-    return ["task", "c*", "expert", *(f"`{line['memory']}`" for line in lines)], rows
+        facts = [percent(first["ceiling"]), _clock(first["time_aware"]).text]
+        rows.append([task, *facts, percent(first["expert"]), *shown])
+    return ["task", "c*", CLOCK, "expert", *(f"`{line['memory']}`" for line in lines)], rows
 
 
 def commands(config: BenchmarkConfig, record: Record, lines: Sequence[dict[str, Any]]) -> list[str]:

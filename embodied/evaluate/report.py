@@ -9,12 +9,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from embodied import registry
 from embodied.core.files import write_atomic
 from embodied.evaluate import scrubber
 from embodied.evaluate.process import STAGES
 from embodied.evaluate.results import EPISODES, read_episodes
 from embodied.report import html
-from embodied.report.text import NOTE, interval, kind, markdown_table, number, percent
+from embodied.report.text import (
+    CLOCK,
+    NOTE,
+    bounds,
+    interval,
+    kind,
+    markdown_table,
+    number,
+    percent,
+)
 
 
 def write(directory: Path, results: dict[str, Any]) -> None:
@@ -25,13 +35,14 @@ def write(directory: Path, results: dict[str, Any]) -> None:
 
 HEADER = (
     "task", "level", "policy", "memory", "intervention", "success", "95 % interval",
-    "ceiling c*", "M", "commits", "swap followed", "n",
+    "ceiling c*", CLOCK, "M", "commits", "swap followed", "n",
 )  # fmt: skip
 
 
 def cells(row: dict[str, Any]) -> list[str]:
     """Returns a result row as text, in the order of `HEADER`."""
     name = row["policy"] + (" (twin)" if row["role"] == "twin" else "")
+    clock = registry.time_aware_ceiling(row["task"], row["level"], row["knobs"])
     return [
         row["task"],
         row["level"],
@@ -41,6 +52,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         percent(row["success"]),
         interval(row["low"], row["high"]),
         percent(row["ceiling"]),
+        bounds(*(clock or (None, None))),
         number(row["score"]),
         percent(row["commit_rate"]),
         percent(row["swap_followed"]),

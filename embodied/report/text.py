@@ -7,8 +7,12 @@ from collections.abc import Sequence
 NOTE = (
     "The tasks are independent re-creations: these scores never stand in one column with scores "
     "published on the originals. Intervals are Wilson's 95 %. The ceiling c* is the best success "
-    "of any policy without memory; M = (success - c*) / (expert - c*)."
+    'of any policy without memory, "c*, clock" that of one which reads a clock running since the '
+    "reset (bounds of it; a dash where no certificate tells); M = (success - c*) / (expert - c*)."
 )
+
+CLOCK = "c*, clock"
+"""Head of the column beside the ceiling."""
 
 
 def percent(value: float | None) -> str:
@@ -19,6 +23,11 @@ def percent(value: float | None) -> str:
 def interval(low: float | None, high: float | None) -> str:
     """Returns an interval of fractions."""
     return "–" if low is None or high is None else f"{100 * low:.1f} – {100 * high:.1f}"
+
+
+def bounds(low: float | None, high: float | None) -> str:
+    """Returns what lies between two fractions: one percentage where they are the same."""
+    return percent(low) if low == high else f"{interval(low, high)} %"
 
 
 def number(value: float | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from embodied import registry
 from embodied.commands import base
 from embodied.core.errors import EmbodiedError
 from embodied.core.files import write_json
@@ -44,7 +45,8 @@ def results(memory: str, wins: int) -> dict[str, Any]:
     """Returns the part of ``results.json`` that the table reads."""
     rows = [
         {
-            "role": "policy", "task": task, "level": "easy", "intervene": "none", "n": 10,
+            "role": "policy", "task": task, "level": "easy",
+            "knobs": registry.task_info(task).knobs("easy"), "intervene": "none", "n": 10,
             "successes": wins, "success": wins / 10, "ceiling": 0.3, "expert": 1.0,
             "score": (wins / 10 - 0.3) / 0.7, "commit_rate": 1.0, "state_bytes": 800,
             "state_filled": 400, "process": None,

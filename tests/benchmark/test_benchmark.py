@@ -56,10 +56,10 @@ def test_cells_are_done_once_and_more_can_be_added(commands: Commands, tmp_path:
     assert lines[1]["paired"]["with"] == "full_history" and lines[0]["paired"] is None
     text = (out / "table.md").read_text()
     assert (
-        "| `gru` | 1 | 60.0 % | 38.7 – 78.1 | 30.0 % | 0.43 | 100.0 % | -30.0 (p = 0.031) | 400 | "
-        "800 | 2.5 | 1.5 | 1,234 | 20 |" in text
+        "| `gru` | 1 | 60.0 % | 38.7 – 78.1 | 30.0 % | 66.7 % | 0.43 | 100.0 % | "
+        "-30.0 (p = 0.031) | 400 | 800 | 2.5 | 1.5 | 1,234 | 20 |" in text
     )
-    assert "| put_block_back easy | 30.0 % | 100.0 % | 90.0 % (59.6 – 98.2) |" in text
+    assert "| put_block_back easy | 30.0 % | 100.0 % | 100.0 % | 90.0 % (59.6 – 98.2) |" in text
 
 
 def test_lines_are_shown_with_the_words_that_made_them(commands: Commands, tmp_path: Path) -> None:
@@ -341,6 +341,29 @@ def test_one_table_holds_the_bank_with_each_rule_of_forgetting(
         assert f"{bank}, memory: swapped" in page
 
 
+def test_the_ceiling_with_a_clock_stands_beside_every_score(
+    commands: Commands, tmp_path: Path
+) -> None:
+    asked = config(tmp_path / "b", memory=["gru"], beyond=LONGER)
+    run.benchmark(asked)
+    file = tmp_path / "b" / "cells" / "gru-s0" / "beyond-longer" / "results.json"
+    found = read_json(file)
+    found["rows"][0]["knobs"]["gap_max_s"] = 30.0
+    write_json(file, found)
+    run.benchmark(asked)
+    (line,) = read_json(tmp_path / "b" / "table.json")["lines"]
+    third = pytest.approx(1 / 3)
+    assert line["time_aware"] == {"low": pytest.approx(2 / 3), "high": pytest.approx(2 / 3)}
+    assert line["by_task"]["remember_color easy"]["time_aware"] == {"low": third, "high": third}
+    assert line["by_task"]["put_block_back easy"]["time_aware"] == {"low": 1.0, "high": 1.0}
+    # Knobs that no certificate tells of.
+    longer = line["beyond"]["longer"]
+    assert longer["by_task"]["remember_color easy"]["time_aware"] is longer["time_aware"] is None
+    text = (tmp_path / "b" / "table.md").read_text()
+    assert text.count("| c*, clock |") == 3
+    assert "| remember_color easy | 30.0 % | – | 100.0 % | 60.0 %" in text
+
+
 def test_certificates_are_told_in_words() -> None:
     stored = registry.certificate("remember_color")
     assert stored is not None
@@ -361,3 +384,7 @@ def test_certificates_are_told_in_words() -> None:
     level["aliasing"]["fast"]["holds"] = False
     assert "NOT equal at go" in " ".join(sentences({"levels": {"easy": level}}, "easy"))
     assert "No certificate" in sentences(None, "easy")[0]
+    told = " ".join(sentences(registry.certificate("stale_fact"), "easy"))
+    assert "never updates it (write once): 50.0 %." in told
+    told = " ".join(sentences(registry.certificate("order_recall"), "easy"))
+    assert "a clock running since the reset: 8.3 – 100.0 %." in told

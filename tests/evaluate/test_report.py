@@ -7,6 +7,7 @@ import html.parser
 
 import pytest
 
+from embodied import registry
 from embodied.core.errors import DataError
 from embodied.core.files import read_json, write_json
 from embodied.evaluate import report, stats
@@ -151,6 +152,17 @@ def test_reports_hold_the_numbers_and_need_no_network(episodes, twin, tmp_path):
     assert not any(a.startswith(("http", "//")) for a in parser.addresses)
     assert any(a.startswith("data:image/jpeg;base64,") for a in parser.addresses)
     assert "prefers-color-scheme: dark" in page and "width=device-width" in page
+
+
+def test_the_ceiling_with_a_clock_stands_beside_the_ceiling(episodes):
+    row = {"role": "policy", "memory": "", "intervene": "none", "policy": "p", "level": "easy"}
+    row |= summarise(episodes, 1 / 3, 0.99)
+    where = report.HEADER.index("c*, clock")
+    for task, told in (("put_block_back", "100.0 %"), ("order_recall", "8.3 – 100.0 %")):
+        knobs = registry.task_info(task).knobs("easy")
+        assert report.cells({**row, "task": task, "knobs": knobs})[where] == told
+        other = {**knobs, "gap_max_s": 99.0}
+        assert report.cells({**row, "task": task, "knobs": other})[where] == "–"
 
 
 def test_broken_files_are_named(tmp_path):
