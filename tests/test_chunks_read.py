@@ -13,6 +13,7 @@ import torch
 from embodied import registry
 from embodied.config import to_plain
 from embodied.core.errors import ConfigError, SpecMismatch
+from embodied.core.files import write_json
 from embodied.core.task import EnvConfig
 from embodied.evaluate.runner import run
 from embodied.memory.chunk_config import HierarchicalChunksConfig
@@ -110,6 +111,15 @@ def test_signs_of_long_ago(study: Any, memory: dict, read_when: str, expected: l
     assert shares(found, *study.FACTS) == [expected] * 2
 
 
+def test_more_chunks_may_be_kept_than_in_training(study: Any) -> None:
+    task = ("recall/t_maze", "length100")
+    policy = make(*task, chunk=4, window=4, capacity=4)
+    found = study.right_chunk_read(policy, *task, episodes=2, batch=2, capacity=30)
+    assert shares(found, *study.FACTS) == [[1.0, 1.0, 0.0, 25.0]] * 2
+    with pytest.raises(ConfigError, match="capacity must be >= 1"):
+        study.right_chunk_read(policy, *task, episodes=2, batch=2, capacity=0)
+
+
 def test_knobs_move_the_question(study: Any) -> None:
     policy = make(*BALLET)
     found = study.right_chunk_read(policy, *BALLET, {"delay": 48}, episodes=2, batch=2)
@@ -154,23 +164,70 @@ def test_what_cannot_be_looked_at_is_refused(study: Any, monkeypatch: pytest.Mon
         study.right_chunk_read(other, *BALLET, episodes=2)
 
 
-def test_command_line(study: Any, tmp_path: Path, capsys: Any) -> None:
-    policy = make(*SHORT)
+def kept(policy: HCAM, task: str, level: str, run_dir: Path) -> Path:
+    """Keeps an agent as a run of a task."""
     meta = checkpoint.PolicyMeta(
         policy="hcam",
         policy_version=policy.version,
         config=to_plain(policy.config),
         interface=policy.interface.to_json(),
-        tasks=[SHORT[0]],
-        level=SHORT[1],
+        tasks=[task],
+        level=level,
         env=to_plain(EnvConfig(observation="state")),
         train={"seed": 0},
         package_version="0",
     )
-    run_dir = tmp_path / "run"
     checkpoint.write_policy(run_dir / "checkpoints" / "00000001", meta, policy.state_dict())
+    return run_dir
+
+
+def test_command_line(study: Any, tmp_path: Path, capsys: Any) -> None:
+    policy = make(*SHORT)
+    run_dir = kept(policy, *SHORT, tmp_path / "run")
     assert study.main([str(run_dir), "--episodes=4", "--batch=2"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == study.right_chunk_read(policy, *SHORT, episodes=4, batch=2)
+    assert study.main([str(run_dir), "--episodes=4", "--batch=2", "--capacity=1"]) == 0
+    (held, *_) = shares(json.loads(capsys.readouterr().out), "chunks_held")
+    assert held == [1.0]
     assert study.main([str(run_dir), "--episodes=2", "--level=nothing"]) == 2
     assert capsys.readouterr().err.startswith("chunks_read: ")
+
+
+# -- as a fact of a study -----------------------------------------------------------------------
+
+
+def test_a_study_looks_once_beside_each_evaluation(
+    script: Any,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task, level = "recall/t_maze", "length100"
+    module, facts = script("studies.study"), script("studies.facts")
+    monkeypatch.setattr(module.Cell, "work", lambda self: None)
+    again = module.Variant("again", "", like="own")
+    variants = (module.Variant("own", ""), again, module.Variant("lstm", ""))
+    question = module.Study("toy", "", "", (), (), variants, facts=("right chunk read",))
+    policy = make(task, level, chunk=4, window=4, capacity=4)
+    lstm = HCAM(HCAMConfig(width=16, hidden=16, memory="lstm"), policy.interface)
+    for name, agent in (("own", policy), ("lstm", lstm)):
+        kept(agent, task, level, tmp_path / "toy" / f"{name}-s0")
+    own, other, last = jobs = module.jobs(question, [], tmp_path)
+    row = {"role": "policy", "intervene": "none", "task": task, "level": level, "knobs": {}}
+    asked = {"episodes": 2, "seed_start": 7, "batch": 2}
+    for job, capacity in ((own, 0), (last, 30), (other, 0)):
+        config = {**asked, "capacity": capacity}
+        rows = [row, {**row, "intervene": "swapped"}]
+        write_json(job.results / "results.json", {"rows": rows, "config": config})
+
+    def found() -> list[float | None]:
+        return [facts.FACTS["right chunk read"].of(job.run, job.results) for job in jobs]
+
+    assert found() == [None] * 3
+    for job in jobs:
+        job.work()
+    assert found() == [0.0, None, 1.0]
+    monkeypatch.setattr(module, "load", None)
+    for job in jobs:
+        job.work()  # looks no more
+    assert facts.text("right chunk read", (0.5, None)) == "50.0 %, –"

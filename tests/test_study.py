@@ -245,6 +245,7 @@ def test_facts_of_a_run(study: Any, script: Any, tmp_path: Path) -> None:  # noq
     assert learning == [None] * 3 + [0.55] * 3 + [0.61] * 3 + [0.9]
     assert values == {
         "frames": 300,
+        "right chunk read": None,
         "parameters": 1234,
         "state bytes": 520,
         "frames at chance": 200,

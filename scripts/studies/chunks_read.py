@@ -44,6 +44,7 @@ def right_chunk_read(
     episodes: int = EPISODES,
     seed_start: int = SEED_START,
     batch: int = BATCH,
+    capacity: int | None = None,
 ) -> dict[str, Any]:
     """Plays episodes greedily and looks into memory at the tick that asks.
 
@@ -61,6 +62,7 @@ def right_chunk_read(
       episodes: How many, of seeds from `seed_start` on.
       seed_start: First seed.
       batch: Rows played side by side.
+      capacity: Chunks that are kept instead of the policy's own number, as in an evaluation.
 
     Returns:
       ``episodes``, ``success`` in 0..1 and ``layers``, for each layer ``read``, ``held`` and
@@ -69,7 +71,7 @@ def right_chunk_read(
       ``chunks_held``, the mean number of chunks to choose from.
 
     Raises:
-      ConfigError: For a policy with another memory, or a task without evidence.
+      ConfigError: For a policy with another memory, a task without evidence, or a number below 1.
       SpecMismatch: If the policy does not see what the task shows.
     """
     memory = getattr(policy, "memory", None)
@@ -91,7 +93,7 @@ def right_chunk_read(
                 policy.spec.observations, env.observation_specs, needs="the policy", gives=task
             )
             for first in range(0, episodes, rows):
-                success, look = _play(policy, memory, env, seed_start + first)
+                success, look = _play(policy, memory, env, seed_start + first, capacity)
                 won.append(success)
                 looks.append(look)
     finally:
@@ -105,10 +107,10 @@ def right_chunk_read(
 
 
 def _play(
-    policy: Policy, memory: HierarchicalChunks, env: Any, seed: int
+    policy: Policy, memory: HierarchicalChunks, env: Any, seed: int, capacity: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Plays an episode in each row; returns bool [n], and float [n, layers, `FACTS`]."""
-    n, state = env.num_envs, policy.initial_state(env.num_envs)
+    n, state = env.num_envs, policy.initial_state(env.num_envs, capacity)
     seen, info = env.reset(seed=seed)
     evidence = _evidence(env)
     looks = np.full((n, len(memory.layers), len(FACTS)), np.nan)
@@ -210,6 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, default=EPISODES)
     parser.add_argument("--seed-start", type=int, default=SEED_START)
     parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--capacity", type=int, help="chunks kept; by default as in training")
     options = parser.parse_args(argv)
     try:
         loaded = load(options.run)
@@ -222,6 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.episodes,
             options.seed_start,
             options.batch,
+            options.capacity,
         )
     except EmbodiedError as error:
         print(f"chunks_read: {error}", file=sys.stderr)

@@ -24,10 +24,12 @@ class Fact:
     Attributes:
       of: Run and evaluation directory -> the number, or None where it never came to be.
       text: How the number is written.
+      none: What is written where there is none.
     """
 
     of: Callable[[Path, Path], float | None]
     text: Callable[[float], str]
+    none: str = "never"
 
 
 def _parameters(run: Path, results: Path) -> float:
@@ -68,6 +70,14 @@ def _frames_to_last_stage(run: Path, results: Path) -> float | None:
     return float(next(row["frames"] for row in _metrics(run) if row["stage"] == last))
 
 
+def _right_chunk_read(run: Path, results: Path) -> float | None:
+    """Share of the episodes, in the layer that reads it most often; None without chunks."""
+    file = results / CHUNKS_READ
+    found = read_json(file) if file.exists() else []
+    shares = [max(layer["read"] for layer in row["layers"]) for row in found]
+    return sum(shares) / len(shares) if shares else None
+
+
 def _frames(run: Path, results: Path) -> float:
     return float(_metrics(run)[-1]["frames"])
 
@@ -92,6 +102,9 @@ def _count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+RIGHT_CHUNK, CHUNKS_READ = "right chunk read", "chunks_read.json"
+"""A fact that takes as long as an evaluation, and the file beside it in which it is kept."""
+
 LEARNING = {f"running success at {10 * tens} %": tens / 10 for tens in range(1, 11)}
 """Name -> share of a training's frames; facts that are drawn as a curve, not told in a column."""
 
@@ -101,14 +114,15 @@ FACTS = {
     "frames at chance": Fact(_frames_at_chance, _millions),
     "frames to the last stage": Fact(_frames_to_last_stage, _millions),
     "frames": Fact(_frames, _millions),
+    RIGHT_CHUNK: Fact(_right_chunk_read, percent, none="–"),
     **{name: Fact(_success_at(share), percent) for name, share in LEARNING.items()},
 }
 """Name -> how it is found and written."""
 
 
 def text(name: str, by_seed: Sequence[float | None]) -> str:
-    """Returns the values of a fact, once where all seeds agree; "never" where there is none."""
+    """Returns the values of a fact, once where all seeds agree."""
     if name not in FACTS or not by_seed:
         return "–"
     values = by_seed[:1] if len(set(by_seed)) == 1 else by_seed
-    return ", ".join("never" if v is None else FACTS[name].text(v) for v in values)
+    return ", ".join(FACTS[name].none if v is None else FACTS[name].text(v) for v in values)

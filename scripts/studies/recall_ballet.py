@@ -118,5 +118,11 @@ STUDY = Study(
         _longer(200, 32),
         _longer(1000, 130),
     ),
-    facts=("parameters", "state bytes", "frames at chance", "frames to the last stage"),
+    facts=(
+        "parameters",
+        "state bytes",
+        "frames at chance",
+        "frames to the last stage",
+        "right chunk read",
+    ),
 )

@@ -153,5 +153,5 @@ STUDY = Study(
     train=("policy=hcam", "reinforce.rows=256", "reinforce.ticks=64", "checkpoint_every=50"),
     evaluate=("episodes=1000", "seed_start=2000000", "batch=100", "videos=0"),
     variants=tuple(_variants()),
-    facts=("parameters", "state bytes", "frames at chance"),
+    facts=("parameters", "state bytes", "frames at chance", "right chunk read"),
 )

@@ -58,5 +58,5 @@ STUDY = Study(
         _after("1e6", 1_000_000, 20, 20),
     ),
     axis="steps between cue and question",
-    facts=("parameters", "state bytes", "frames at chance"),
+    facts=("parameters", "state bytes", "frames at chance", "right chunk read"),
 )

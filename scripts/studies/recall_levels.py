@@ -75,5 +75,11 @@ STUDY = Study(
         ),
     ),
     axis="empty frames before the first dance",
-    facts=("parameters", "state bytes", "frames at chance", "frames to the last stage"),
+    facts=(
+        "parameters",
+        "state bytes",
+        "frames at chance",
+        "frames to the last stage",
+        "right chunk read",
+    ),
 )

@@ -49,5 +49,12 @@ STUDY = Study(
             ("task=recall/ballet_pixel", LEVEL, "reinforce.rows=64", f"steps={HOUR}"),
         ),
     ),
-    facts=("parameters", "state bytes", "frames", "frames at chance", *LEARNING),
+    facts=(
+        "parameters",
+        "state bytes",
+        "frames",
+        "frames at chance",
+        "right chunk read",
+        *LEARNING,
+    ),
 )

@@ -13,8 +13,10 @@ from embodied.core.files import read_json, write_json
 from embodied.data.segments import SegmentConfig, SegmentDataset
 from embodied.evaluate.probe import probe_cue
 from embodied.evaluate.stats import wilson
+from embodied.memory.hierarchical_chunks import HierarchicalChunks
 from embodied.train.checkpoint import load
-from studies.facts import FACTS
+from studies.chunks_read import right_chunk_read
+from studies.facts import CHUNKS_READ, FACTS, RIGHT_CHUNK
 
 EVALUATION, PROBES, PROBE_BATCH = "evaluation", "probe.json", 20
 
@@ -136,7 +138,7 @@ class Job:
         )
 
     def work(self) -> None:
-        """Trains, carrying on where an earlier try ended, and evaluates what is trained.
+        """Trains, carrying on where an earlier try ended, evaluates and looks into what is trained.
 
         Raises:
           EmbodiedError: If a command fails; its output is in the log beside the run.
@@ -144,6 +146,30 @@ class Job:
         self.cell.work()
         if self.study.probe and not self.variant.like and not self.probes.exists():
             write_json(self.probes, self._probe())
+        chunks_read = self.results / CHUNKS_READ
+        if RIGHT_CHUNK in self.study.facts and not chunks_read.exists():
+            write_json(chunks_read, self._chunks_read())
+
+    def _chunks_read(self) -> list[dict[str, Any]]:
+        """Returns what was read of each task as it was evaluated; none without chunks."""
+        policy = load(self.run).policy
+        if not isinstance(getattr(policy, "memory", None), HierarchicalChunks):
+            return []
+        asked = read_json(self.results / "results.json")["config"]
+        return [
+            right_chunk_read(
+                policy,
+                row["task"],
+                row["level"],
+                row["knobs"],
+                asked["episodes"],
+                asked["seed_start"],
+                asked["batch"],
+                asked["capacity"] or None,
+            )
+            for row in self.rows()
+            if row["role"] == "policy" and row["intervene"] == "none"
+        ]
 
     @property
     def probes(self) -> Path:
