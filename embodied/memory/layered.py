@@ -22,16 +22,13 @@ from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.types import State
 from embodied.memory.base import Pending, where_rows
 from embodied.memory.packed import Asked, Ticks, ask, pack, pick, place_into
-from embodied.memory.vector import Record, VectorMemory
+from embodied.memory.vector import Record, StateSpec, VectorMemory, check_state
 from embodied.nn.position import TimeEncoding
 from embodied.nn.rows import looks_at_data
 from embodied.nn.window_attention import WindowAttention, scaled_init
 
 Part = dict[str, Tensor]
 """A layer's state under its own names."""
-
-Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
-"""Name -> shape without rows, and dtype."""
 
 FEW = 0.5
 """Share of the ticks below which asked ticks are computed alone rather than with all others."""
@@ -126,7 +123,7 @@ class LayeredMemory(VectorMemory):
             raise ConfigError("memory.layers must be >= 1, got 0")
         self.layers, self.capacity = nn.ModuleList(layers), capacity
         self.time = TimeEncoding(width, scale_hz=time_scale_hz) if time_encoding else None
-        self._known: dict[tuple[int, torch.dtype], Shapes] = {}
+        self._known: dict[tuple[int, torch.dtype], StateSpec] = {}
         self._shapes(capacity)  # refuses a capacity out of range now
 
     def initial(self, batch: int, capacity: int | None = None) -> State:
@@ -287,26 +284,14 @@ class LayeredMemory(VectorMemory):
         known = self._shapes(self.capacity)
         capacity = self.capacity_of(state) if state.keys() == known.keys() else None
         wanted = known if capacity is None else self._shapes(capacity)
-        found = {name: (tuple(t.shape[1:]), t.dtype) for name, t in state.items()}
-        rows = {len(tensor) for tensor in state.values()}
-        if wanted == found and rows == {batch}:
-            return
-        names = [n for n in [*wanted, *found] if wanted.get(n) != found.get(n)]
-        what = f"there are {batch} rows of queries, and {sorted(rows)} of state"
-        if names:
-            name = names[0]
-            what = f"{name!r} should be {_shown(wanted.get(name))}, got {_shown(found.get(name))}"
-        raise SpecMismatch(
-            f"the memory's state does not fit: {what}; a state belongs to the memory whose "
-            "`initial` made it, for as many rows as it was made for"
-        )
+        check_state(state, wanted, batch)
 
-    def _shapes(self, capacity: int) -> Shapes:
+    def _shapes(self, capacity: int) -> StateSpec:
         """Returns shape, without rows, and dtype of each tensor of a state."""
         key = capacity, next(self.layers.parameters()).dtype
         if key not in self._known:
             like = torch.empty(0, device="meta", dtype=key[1])
-            shapes: Shapes = {"count": ((), torch.int64)}
+            shapes: StateSpec = {"count": ((), torch.int64)}
             for i, layer in self._layers():
                 for name, tensor in layer.initial(1, capacity, like).items():
                     shapes[f"{i}.{name}"] = (tuple(tensor.shape[1:]), tensor.dtype)
@@ -412,10 +397,3 @@ class Window(nn.Module):
 def _part(state: State, i: int) -> Part:
     prefix = f"{i}."
     return {n[len(prefix) :]: t for n, t in state.items() if n.startswith(prefix)}
-
-
-def _shown(entry: tuple[tuple[int, ...], torch.dtype] | None) -> str:
-    if entry is None:
-        return "absent"
-    shape, dtype = entry
-    return f"[rows{''.join(f', {size}' for size in shape)}] of {str(dtype).removeprefix('torch.')}"

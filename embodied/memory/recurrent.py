@@ -16,7 +16,7 @@ from torch import Tensor
 from embodied.core.types import State
 from embodied.memory.base import Pending, where_rows
 from embodied.memory.cells import before_ticks, counts_after
-from embodied.memory.vector import Record, VectorMemory
+from embodied.memory.vector import Record, StateSpec, VectorMemory, check_state
 from embodied.nn.position import TimeEncoding
 
 Shapes = dict[str, tuple[int, ...]]
@@ -39,6 +39,7 @@ class RecurrentVector(VectorMemory):
     def __init__(self, width: int, reads_present: bool) -> None:
         super().__init__(width)
         self.reads_present = reads_present
+        self._known: dict[torch.dtype, StateSpec] = {}
 
     @abc.abstractmethod
     def shapes(self) -> Shapes:
@@ -82,7 +83,12 @@ class RecurrentVector(VectorMemory):
         reset: Tensor,
         read_mask: Tensor | None = None,
     ) -> tuple[Tensor, Pending]:
-        """Returns the answer; see ``reads_present``."""
+        """Returns the answer; see ``reads_present``.
+
+        Raises:
+          SpecMismatch: For a state of another memory, size or dtype.
+        """
+        self._check(state, len(query))
         before = {k: where_rows(reset, torch.zeros_like(state[k]), state[k]) for k in self.shapes()}
         pending: Pending = {"reset": reset, "record": {}, "before": before, "query": query}
         if not self.reads_present:
@@ -114,7 +120,12 @@ class RecurrentVector(VectorMemory):
         stored: Tensor | None = None,
         record: Record | None = None,
     ) -> tuple[Tensor, State]:
-        """Runs T ticks at once."""
+        """Runs T ticks at once.
+
+        Raises:
+          SpecMismatch: For a state of another memory, size or dtype.
+        """
+        self._check(state, len(items))
         if stored is not None and self.reads_present:
             return super().unroll(
                 items, time_s, state, is_first, valid, read_mask, wanted=wanted, stored=stored
@@ -134,6 +145,13 @@ class RecurrentVector(VectorMemory):
         """Rows with at least one item."""
         filled: Tensor = state["count"] > 0
         return filled
+
+    def _check(self, state: State, batch: int) -> None:
+        dtype = next(self.parameters()).dtype
+        if dtype not in self._known:
+            own: StateSpec = {name: (shape, dtype) for name, shape in self.shapes().items()}
+            self._known[dtype] = {**own, "count": ((), torch.int64)}
+        check_state(state, self._known[dtype], batch)
 
     def _coded(self, items: Tensor, time_s: Tensor) -> Tensor:
         return items if self.time is None else items + self.time(time_s)

@@ -10,12 +10,15 @@ import abc
 import torch
 from torch import Tensor, nn
 
-from embodied.core.errors import ConfigError
+from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.types import State
 from embodied.memory.base import Pending, where_rows
 
 Record = dict[str, Tensor]
 """What a learner keeps of acting: name -> [B, ...] of a tick, or [B, T, ...] of a segment."""
+
+StateSpec = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""Name -> shape without rows, and dtype, of each tensor of a state."""
 
 
 class VectorMemory(nn.Module, abc.ABC):
@@ -159,6 +162,42 @@ class VectorMemory(nn.Module, abc.ABC):
     def inspect(self, query: Tensor, time_s: Tensor, state: State) -> dict[str, Tensor]:
         """Returns named tensors that explain a read; empty by default."""
         return {}
+
+
+def check_state(state: State, wanted: StateSpec, batch: int) -> None:
+    """Refuses a state of another memory, size or dtype; looks at shapes alone.
+
+    Args:
+      state: What is to be read.
+      wanted: What the memory's own state is like.
+      batch: Rows of the queries.
+
+    Raises:
+      SpecMismatch: Naming what was expected, and what came.
+    """
+    if state.keys() == wanted.keys() and all(
+        state[name].shape == (batch, *shape) and state[name].dtype == dtype
+        for name, (shape, dtype) in wanted.items()
+    ):
+        return
+    found = {name: (tuple(t.shape[1:]), t.dtype) for name, t in state.items()}
+    rows = {len(tensor) for tensor in state.values()}
+    names = [n for n in [*wanted, *found] if wanted.get(n) != found.get(n)]
+    what = f"there are {batch} rows of queries, and {sorted(rows)} of state"
+    if names:
+        name = names[0]
+        what = f"{name!r} should be {_shown(wanted.get(name))}, got {_shown(found.get(name))}"
+    raise SpecMismatch(
+        f"the memory's state does not fit: {what}; a state belongs to the memory whose "
+        "`initial` made it, for as many rows as it was made for"
+    )
+
+
+def _shown(entry: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    if entry is None:
+        return "absent"
+    shape, dtype = entry
+    return f"[rows{''.join(f', {size}' for size in shape)}] of {str(dtype).removeprefix('torch.')}"
 
 
 def state_bytes(state: State) -> int:

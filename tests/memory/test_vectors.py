@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from embodied.core.errors import SpecMismatch
+from embodied.core.types import State
 from embodied.memory.gru import GRUVector
 from embodied.memory.hierarchical_chunks import HierarchicalChunks, HierarchicalChunksConfig
 from embodied.memory.lstm import LSTMVector
+from embodied.memory.recurrent import RecurrentVector
 from embodied.memory.transformer_xl import TransformerXL, TransformerXLConfig
 from embodied.memory.vector import VectorMemory
 from tests.contracts.vectors import VectorCase, VectorContract
@@ -53,3 +57,36 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 class TestVectors(VectorContract):
     pass
+
+
+@pytest.mark.parametrize(
+    ("memory", "state", "message"),
+    [
+        (LSTMVector(8), LSTMVector(8, 2).initial(2), "'hidden' should be [rows, 1, 8] of float32, "
+         "got [rows, 2, 8] of float32"),
+        (LSTMVector(8, 2), LSTMVector(8).initial(2), "'hidden' should be [rows, 2, 8]"),
+        (LSTMVector(8), LSTMVector(16).initial(2), "'hidden' should be [rows, 1, 8]"),
+        (LSTMVector(8), LSTMVector(8).double().initial(2), "got [rows, 1, 8] of float64"),
+        (LSTMVector(8), GRUVector(8).initial(2), "'hidden' should be [rows, 1, 8] of float32, got "
+         "[rows, 8] of float32"),
+        (LSTMVector(8), LSTMVector(8).initial(3), "there are 2 rows of queries, and [3] of state"),
+        (GRUVector(8), GRUVector(16).initial(2), "'hidden' should be [rows, 8]"),
+        (GRUVector(8), LSTMVector(8).initial(2), "'hidden' should be [rows, 8] of float32, got "),
+        (GRUVector(8), {"hidden": torch.zeros(2, 8)}, "'count' should be [rows] of int64, got abs"),
+        (GRUVector(8), {**GRUVector(8).initial(2), "cell": torch.zeros(2, 8)}, "'cell' should be "
+         "absent, got [rows, 8]"),
+        (GRUVector(8), {**GRUVector(8).initial(2), "count": torch.zeros(2)}, "'count' should be "
+         "[rows] of int64, got [rows] of float32"),
+    ],
+)  # fmt: skip
+def test_states_of_another_recurrent_memory_are_refused(
+    memory: RecurrentVector, state: State, message: str
+) -> None:
+    now, no = torch.zeros(2), torch.zeros(2).bool()
+    with pytest.raises(SpecMismatch) as caught:
+        memory.read(torch.randn(2, 8), now, state, no)
+    assert message in str(caught.value)
+    items, times, none = torch.randn(2, 3, 8), torch.zeros(2, 3), torch.zeros(2, 3).bool()
+    with pytest.raises(SpecMismatch) as caught:
+        memory.unroll(items, times, state, none, ~none)
+    assert message in str(caught.value)
