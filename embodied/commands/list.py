@@ -64,6 +64,7 @@ def _tasks() -> list[dict[str, object]]:
                     "task": name,
                     "level": level,
                     "ceiling": percent(info.ceiling(knobs)),
+                    "chance": percent(info.chance(knobs) if info.chance else None),
                     "cues": info.cues(knobs),
                     "longest": f"{info.horizon_s(knobs):.0f} s",
                     "what": info.summary,

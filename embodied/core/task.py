@@ -36,6 +36,8 @@ class TaskInfo:
       horizon_s: Level's knobs -> longest possible episode in seconds.
       progress: Whether what has to be remembered is how far one has got, in a row of choices that
         all look the same, and not only a cue that was shown.
+      chance: Level's knobs -> success of guessing among what there is to choose from, or of random
+        actions where nothing is chosen once and for all. None: not known, the ceiling says more.
       learned_by: ``"imitation"`` of an expert that moves an arm, or ``"reinforcement"``.
     """
 
@@ -50,6 +52,9 @@ class TaskInfo:
     cues: Callable[[Mapping[str, Any]], int]
     horizon_s: Callable[[Mapping[str, Any]], float]
     progress: bool = dataclasses.field(default=False, kw_only=True)
+    chance: Callable[[Mapping[str, Any]], float] | None = dataclasses.field(
+        default=None, kw_only=True
+    )
 
     def knobs(self, level: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Returns the knobs of `level` with `overrides`; refuses unknown names.

@@ -44,13 +44,11 @@ class RecallInfo(TaskInfo):
     """The row of a recall task.
 
     Attributes:
-      chance: Level's knobs -> success of guessing among the options on offer.
       steps: Level's knobs -> longest possible episode in steps.
     """
 
     learned_by: ClassVar[str] = REINFORCEMENT
 
-    chance: Callable[[Mapping[str, Any]], float]
     steps: Callable[[Mapping[str, Any]], int]
 
     def env_kwargs(self, config: EnvConfig) -> dict[str, Any]:
@@ -67,16 +65,16 @@ def recall_info(
     cues: Callable[[Mapping[str, Any]], int],
     steps: Callable[[Mapping[str, Any]], int],
     ceiling: Callable[[Mapping[str, Any]], float] | None = None,
+    chance: Callable[[Mapping[str, Any]], float] | None = None,
 ) -> RecallInfo:
-    """Returns a row; without `ceiling` it and chance are one in as many as there are cues.
+    """Returns a row; `ceiling` and `chance` are one in as many as there are cues unless given.
 
     That holds where everything observed from the first step that counts on is the same for
     all cues, and each cue makes another choice right (a test compares the observations).
     """
-    if ceiling is None:
 
-        def ceiling(knobs: Mapping[str, Any]) -> float:
-            return 1.0 / cues(knobs)
+    def guess(knobs: Mapping[str, Any]) -> float:
+        return 1.0 / cues(knobs)
 
     return RecallInfo(
         name=f"recall/{name}",
@@ -84,10 +82,10 @@ def recall_info(
         entry=f"sims.recall.{entry}",
         summary=summary,
         levels=levels,
-        ceiling=ceiling,
+        ceiling=ceiling or guess,
         cues=cues,
         horizon_s=lambda knobs: steps(knobs) / CONTROL_HZ,
-        chance=ceiling,
+        chance=chance or guess,
         steps=steps,
     )
 

@@ -11,7 +11,7 @@ junction u and looks along the street to v.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,22 @@ LEVELS = {
 }
 _MEASURED = {(6, 200, 24): 0.068, (8, 200, 15): 0.054, (12, 400, 18): 0.021}
 """Junctions, steps, goals needed -> `measured_ceiling` over 20,000 episodes (10,000 the last)."""
+_BY_CHANCE = dict.fromkeys(_MEASURED, 0.0)
+"""The same -> `random_success`: two goals in the mean, and ten at most, over 2,000 episodes."""
+
+
+def _key(knobs: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(int(knobs[name]) for name in ("junctions", "steps", "needed"))
 
 
 def _ceiling(knobs: Mapping[str, Any]) -> float:
-    key = tuple(int(knobs[name]) for name in ("junctions", "steps", "needed"))
+    key = _key(knobs)
     return _MEASURED[key] if key in _MEASURED else measured_ceiling(knobs)
+
+
+def _chance(knobs: Mapping[str, Any]) -> float:
+    key = _key(knobs)
+    return _BY_CHANCE[key] if key in _BY_CHANCE else random_success(knobs)
 
 
 INFO = recall_info(
@@ -53,6 +64,7 @@ INFO = recall_info(
     cues=lambda knobs: 2,
     steps=lambda knobs: int(knobs["steps"]),
     ceiling=_ceiling,
+    chance=_chance,
 )
 
 
@@ -243,10 +255,27 @@ def measured_ceiling(knobs: Mapping[str, Any], episodes: int = 2_000) -> float:
 
 def wandering_success(knobs: Mapping[str, Any], chances: tuple, episodes: int) -> float:
     """Returns the success of one memoryless player; see `measured_ceiling`."""
+
+    def choose(game: Graph, rng: np.random.Generator) -> np.ndarray:
+        moves = rng.choice(3, size=episodes, p=chances)
+        return np.where(game.here == game.goal, COLLECT, moves)
+
+    return _success(knobs, choose, episodes)
+
+
+def random_success(knobs: Mapping[str, Any], episodes: int = 2_000) -> float:
+    """Returns the success of actions drawn evenly from all four, over `episodes` fixed seeds."""
+    return _success(knobs, lambda game, rng: rng.integers(0, COLLECT + 1, episodes), episodes)
+
+
+def _success(
+    knobs: Mapping[str, Any],
+    choose: Callable[[Graph, np.random.Generator], np.ndarray],
+    episodes: int,
+) -> float:
     game = Graph(knobs, episodes)
     rng = np.random.Generator(np.random.PCG64(0))
     game.start(game.index, game.index, np.full(episodes, -1))
     for _ in range(game.steps):
-        moves = rng.choice(3, size=episodes, p=chances)
-        game.step(np.where(game.here == game.goal, COLLECT, moves))
+        game.step(choose(game, rng))
     return float(game.success.mean())

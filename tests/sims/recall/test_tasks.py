@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from embodied.core.errors import ConfigError
+from embodied.core.proportion import wilson
 from sims.recall import draws, graph
 from sims.recall.catalog import TASKS, make_game
 from sims.recall.game import Game
@@ -103,7 +104,7 @@ def test_guessing_is_at_chance(task, level):
     rng = np.random.default_rng(1)
     finish(game, rng.integers(0, n, rows))
     spread = 4 * np.sqrt(1 / n * (1 - 1 / n) / rows)
-    assert abs(game.success.mean() - 1 / n) < spread
+    assert abs(game.success.mean() - TASKS[task].chance(game.knobs)) < spread
 
 
 @pytest.mark.parametrize("task", ["recall/ballet_lite", "recall/pairs", "recall/boxes"])
@@ -125,6 +126,21 @@ def test_the_ceiling_of_the_graph_task_is_what_wanderers_reach():
         assert abs(best - stored) < 4 * np.sqrt(stored * (1 - stored) / 1500) + 0.005
     knobs = TASKS[GRAPH].knobs("small", {"steps": 20, "needed": 1})
     assert 0.3 < TASKS[GRAPH].ceiling(knobs) < 1.0, "other knobs are measured when asked"
+
+
+@pytest.mark.parametrize(
+    ("level", "knobs"),
+    [*((level, {}) for level in graph.LEVELS), ("small", {"steps": 40, "needed": 1})],
+)
+def test_chance_in_the_graph_task_is_what_random_actions_reach(level, knobs):
+    rows, rng = 1500, np.random.default_rng(3)
+    game = started(make(GRAPH, level, rows, **knobs), np.arange(50_000, 50_000 + rows))
+    for _ in range(game.horizon):
+        game.step(rng.integers(0, len(game.action_names), rows))
+    chance = TASKS[GRAPH].chance(game.knobs)
+    low, high = wilson(int(game.success.sum()), rows, z=4.0)
+    assert low <= chance <= high
+    assert chance < TASKS[GRAPH].ceiling(game.knobs) - 0.01, "moving with a plan pays"
 
 
 # -- memory suffices --------------------------------------------------------------------------
