@@ -38,7 +38,7 @@ def test_every_figure_appears_and_is_finite(
     plain = {figure.name: figure.to_json() for figure in figures}
     remembering = [name for name in recall.MEMORIES if name != "none"]
     against = {f"hcam_vs_full_{past}" for past in ("1k", "8k", "65k", "500k")}
-    against |= {"ballet_pixel_fps", "ballet_lite_fps"}
+    against |= {f"{game}_fps{how}" for game in recall.GAMES for how in ("", "_uncopied")}
     against |= {f"step_ms_{rows}_{name}" for rows in (1, 2) for name in remembering}
     alone = {f"train_fps_{name}" for name in recall.MEMORIES}
     alone |= {"train_fps_hierarchical_chunks_every_tick"}

@@ -143,7 +143,9 @@ class Rollout:
         self.slices, start = [], 0
         for (task, level), count in zip(self.settings, counts, strict=True):
             if count:
-                self.envs.append(registry.make_vec(task, level, self.config.env, num_envs=count))
+                # What is seen goes into a tensor before the next step overwrites it.
+                env = registry.make_vec(task, level, self.config.env, num_envs=count, copy=False)
+                self.envs.append(env)
                 self.slices.append(slice(start, start + count))
             start += count
         rows = self.config.rows
@@ -230,6 +232,7 @@ class Rollout:
         return _Seen(obs, time_s, torch.from_numpy(self.first.copy()).to(self.device), acting)
 
     def _upload(self, parts: list[np.ndarray]) -> Tensor:
+        """Returns a tensor of its own, which no later step of an environment changes."""
         array = np.array(parts[0]) if len(parts) == 1 else np.concatenate(parts)
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 

@@ -233,6 +233,28 @@ def test_experience_is_what_happened() -> None:
     assert lossless.decisions.reward.sum() > 0
 
 
+def test_what_is_seen_is_copied_once_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def collected(rollout: Rollout) -> list[torch.Tensor]:
+        noise = torch.Generator().manual_seed(0)
+        found = [rollout.collect(noise) for _ in range(2)]
+        return [
+            *(tensor for one in found for tensor in one.segment.obs.values()),
+            *(getattr(one.segment, k) for one in found for k in ("time_s", "act_mask", "chunk")),
+            *(x for one in found for x in (one.log_prob, one.value, one.beyond)),
+            *(one.decisions.reward for one in found),
+        ]
+
+    rollout, make = make_rollout(ticks=40), registry.make_vec
+    views = collected(rollout)
+    (game,) = (env.game for env in rollout.envs)
+    for key, seen in rollout._seen[0][0].items():
+        assert np.shares_memory(seen, game.obs[key])
+    monkeypatch.setattr(registry, "make_vec", lambda *a, **k: make(*a, **{**k, "copy": True}))
+    copies = collected(make_rollout(ticks=40))
+    assert len(views) == len(copies)
+    assert all(torch.equal(a, b) for a, b in zip(views, copies, strict=True))
+
+
 def test_training_seeds_never_reach_those_of_validation() -> None:
     rollout = make_rollout(ticks=64)
     rollout.seeds += VALIDATION_SEED_START - 12
