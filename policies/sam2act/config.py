@@ -52,7 +52,8 @@ class SAM2ActConfig:
         (published) or the true ones, ``"labels"``.
       learn: ``"all"`` weights (stage 1), or ``"memory"`` (stage 2): memory, the coarse upsampler
         and the encoder's projections of its finer levels, from the coarse loss alone; or
-        ``"fine"``: the fine branch, for things that it has not been close to yet.
+        ``"fine"``: the fine branch, for things that it has not been close to yet. The fine branch
+        looks near the true points and reads no memory, so that stage writes none either.
     """
 
     cameras: list[str] = dataclasses.field(default_factory=list)

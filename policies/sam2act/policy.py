@@ -293,7 +293,8 @@ class SAM2Act(SAM2ActModel):
         if self.config.learn == FINE:
             looked = self._moved(segment, acts, rows, counts, generator)
             loss, metrics = self._fine_loss(*looked, generator)
-            return LossOutput(loss, {"loss": loss.detach(), **metrics}, state)
+            after = kept if counts is None else {**kept, COUNT: counts[1]}
+            return LossOutput(loss, {"loss": loss.detach(), **metrics}, after)
         inputs: BranchInputs | None = None
         if FEATURES in segment.obs:
             encoded, targets = self._kept(segment, acts, rows)

@@ -36,6 +36,7 @@ def case(name: str, **options: object) -> PolicyCase:
 CASES = [
     case("none"),
     case("time", time_feature=True),
+    case("time-fine", time_feature=True, learn="fine"),
     case("spatial", memory="spatial", memory_config=SMALL_MEMORY),
     case("plus", memory="spatial", memory_config=SMALL_MEMORY, learn="memory"),
     case("bank", memory="perceptual_cognitive"),

@@ -257,6 +257,19 @@ def test_labels_as_logits_give_the_label_back():
 # ---- time -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("options", [{}, PLUS], ids=["alone", "plus"])
+@pytest.mark.parametrize("learn", ["all", "fine"])
+def test_the_count_goes_on_from_batch_to_batch(options, learn):
+    """As ``order=stream`` feeds them: the second batch begins no episode."""
+    policy = make(**options, time_feature=True, learn=learn)
+    batch, state = segment(policy), policy.initial_state(2)
+    for expected in (4, 8):
+        state = policy.loss(batch, state, torch.Generator().manual_seed(0)).state
+        assert state["keyframe_count"].tolist() == [expected] * 2
+        assert state.keys() == policy.initial_state(2).keys()
+        batch = dataclasses.replace(batch, is_first=torch.zeros_like(batch.is_first))
+
+
 def test_ticks_are_counted_over_episodes_and_segments():
     first = torch.tensor([[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], dtype=torch.bool)
     valid = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], dtype=torch.bool)
