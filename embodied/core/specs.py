@@ -7,6 +7,7 @@ stages that meet compare their specs and refuse to go on when they differ.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ class ArraySpec:
       unit: ``"m"``, ``"rad"``, ``"s"``, ``"u8"`` for image intensities, or ``""``.
       low: Lower bound of every element, or None.
       high: Upper bound of every element, or None.
+      hole_share: Largest share of elements that may be holes, of which nothing is known: NaN,
+        infinite or beyond the bounds. 0 where every element must be finite.
     """
 
     shape: tuple[int, ...]
@@ -36,6 +39,7 @@ class ArraySpec:
     unit: str = ""
     low: float | None = None
     high: float | None = None
+    hole_share: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -54,6 +58,26 @@ class ArraySpec:
                 f"got {dtype}{list(shape)}; make the environment and the policy agree "
                 "(cameras, image_size, observation)"
             )
+
+    def fault(self, value: np.ndarray) -> str:
+        """Returns what keeps a value that fits from being remembered; "" if nothing does.
+
+        Args:
+          value: Of `shape` and `dtype`, without further axes.
+        """
+        if value.dtype.kind != "f":
+            return ""
+        known = np.isfinite(value)
+        if not self.hole_share:
+            return "" if known.all() else "holds NaN or infinity"
+        if self.low is not None:
+            known &= value >= self.low
+        if self.high is not None:
+            known &= value <= self.high
+        if 1.0 - known.mean() <= self.hole_share:
+            return ""
+        bounds = f"{self.low} to {self.high} {self.unit}".rstrip()
+        return f"more than {self.hole_share:.0%} of it is NaN, infinite or not within {bounds}"
 
 
 def camera_specs(name: str, size: int, depth: bool = False) -> dict[str, ArraySpec]:
@@ -184,6 +208,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(v) for v in value]
     return value
+
+
+def check_values(
+    specs: Mapping[str, ArraySpec], obs: Mapping[str, np.ndarray], source: str
+) -> None:
+    """Raises SpecMismatch where a row of an observation must not be remembered.
+
+    Args:
+      specs: What is read.
+      obs: Observation key -> [B, ...].
+      source: Where they come from, for the message.
+    """
+    for key, spec in specs.items():
+        for value in obs[key]:
+            if wrong := spec.fault(value):
+                raise SpecMismatch(f"{source}: {key}: {wrong}; look at that sensor and its unit")
 
 
 def check_observations(

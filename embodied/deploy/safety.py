@@ -65,8 +65,8 @@ def fault(obs: Mapping[str, np.ndarray], specs: Mapping[str, ArraySpec], black_l
             return f"{key} missing"
         if value.shape != spec.shape or str(value.dtype) != spec.dtype:
             return f"{key} of another size"
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            return f"{key} not finite"
+        if spec.fault(value):
+            return f"{key} {'mostly holes' if spec.hole_share else 'not finite'}"
         if key.endswith(IMAGE) and int(value.max(initial=0)) <= black_level:
             return f"{key} black"
     return ""

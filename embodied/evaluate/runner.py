@@ -98,7 +98,8 @@ def run(
 
     Raises:
       ConfigError: For repeated seeds, an unknown intervention or a chunk that is too short.
-      SpecMismatch: If the env does not give what the policy reads.
+      SpecMismatch: If the env does not give what the policy reads, or begins with an observation
+        that the policy refuses.
       SimulatorError: If a worker dies, or the env breaks its contract.
       ActionError: If the policy answers NaN.
     """
@@ -178,6 +179,7 @@ class _Loop:
         self.counts_calls = False
         self.recorder: VideoRecorder | None = None
         self.inspector: MemoryInspector | None = None
+        self.checked = False
 
         self.jobs: list[Job | None] = [None] * self.batch
         self.live = np.zeros(self.batch, bool)
@@ -321,6 +323,11 @@ class _Loop:
         time_s = torch.from_numpy((clock + self.intervention.clock_shift_s).astype(np.float32))
         obs = {key: self.upload(np.array(value)) for key, value in observation.items()}
         time_s, reset = time_s.to(self.device, non_blocking=True), self.upload(self.first & due)
+        if not self.checked:
+            seen = torch.from_numpy(np.flatnonzero(due)).to(self.device)
+            source = self.labels.get("task") or "the environment"
+            self.policy.check({key: value[seen] for key, value in obs.items()}, source)
+            self.checked = True
         self.look_inside(obs, time_s, state, reset)
         if self.intervention.kind == NONE and (due | ~self.live).all():
             # No row keeps its memory: nothing of a large one is copied.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from embodied.core.errors import CheckpointError, ConfigError
 from embodied.core.policy import Policy
+from embodied.core.specs import check_values
 from embodied.core.types import Action, Observation, State, Working
 from embodied.serve.bundle import MANIFEST, WORK, Bundle, read_bundle
 from embodied.serve.runtime import Runtime
@@ -54,6 +55,10 @@ class ExportedPolicy(Policy):
         work = {WORK + name: _array(value) for name, value in working.features.items()}
         chunk = self._runtime(len(noise)).answer(work, _array(noise))
         return Action(torch.from_numpy(chunk))
+
+    def check(self, obs: Observation, source: str) -> None:
+        arrays = {key: _array(value) for key, value in obs.items()}
+        check_values(self.spec.observations, arrays, source)
 
     def parameter_count(self) -> int:
         return int(self.bundle.manifest.get("parameters", 0))

@@ -27,6 +27,11 @@ class LiveEngine:
         weight = next(self.policy.parameters(), torch.empty(0))
         self._device = weight.device
 
+    @torch.inference_mode()
+    def check(self, obs: Mapping[str, np.ndarray], source: str) -> None:
+        """Raises SpecMismatch for observations [B, ...] that the policy can't begin with."""
+        self.policy.check(self._tensors(obs), source)
+
     def initial(self, batch: int) -> Arrays:
         """Returns empty memory of `batch` rows."""
         return self._arrays(self.policy.initial_state(batch))

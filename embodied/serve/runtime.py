@@ -15,6 +15,7 @@ import numpy as np
 from embodied.core.errors import CheckpointError, ConfigError, MissingExtra, SpecMismatch
 from embodied.core.files import sha256, write_atomic
 from embodied.core.prompt import PROMPT_LENGTH, PROMPT_TOKENS, PromptReader
+from embodied.core.specs import check_values
 from embodied.core.text import INSTRUCTION
 from embodied.serve.bundle import (
     CARRIED,
@@ -92,6 +93,20 @@ class Runtime:
                 "format=onnx or format=both"
             )
         return _Session(self.bundle.path / graph.files[ONNX], graph, threads)
+
+    def check(self, obs: Mapping[str, np.ndarray], source: str) -> None:
+        """Raises for observations that `ArraySpec.fault` finds something wrong with.
+
+        A bundle holds no more of what its policy would refuse.
+
+        Args:
+          obs: Observation key -> [B, ...].
+          source: Where they come from, for the message.
+
+        Raises:
+          SpecMismatch: Naming the key.
+        """
+        check_values(self.spec.observations, obs, source)
 
     def initial(self, batch: int) -> Arrays:
         """Returns empty memory of `batch` rows."""

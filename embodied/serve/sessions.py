@@ -39,6 +39,8 @@ class Engine(Protocol):
 
     spec: PolicySpec
 
+    def check(self, obs: Mapping[str, np.ndarray], source: str) -> None: ...
+
     def initial(self, batch: int) -> Arrays: ...
 
     def tick(
@@ -277,8 +279,8 @@ class Sessions:
             if key in message:
                 value = _array(key, message[key], spec.dtype)
                 spec.check(key, value)
-                if value.dtype.kind == "f" and not np.isfinite(value).all():
-                    raise MessageError(f"{key}: holds NaN or infinity, which memory must not keep")
+                if wrong := spec.fault(value):
+                    raise MessageError(f"{key}: {wrong}, which memory must not keep")
                 obs[key] = value[None]
             elif key not in obs:
                 raise SpecMismatch(
@@ -293,7 +295,14 @@ def work(engine: Engine, requests: Sequence[Request]) -> list[np.ndarray | None]
 
     Returns:
       The chunk float32 [K, A] of each, or None where none was asked for.
+
+    Raises:
+      SpecMismatch: If a session begins with an observation that the policy refuses; no session
+        has moved on then.
     """
+    for request in requests:
+        if request.before.fresh:
+            engine.check(request.obs, f"session {request.session.name[:40]!r}")
     obs = {key: np.concatenate([r.obs[key] for r in requests]) for key in requests[0].obs}
     time_s = np.array([r.time_s for r in requests], np.float32)
     state = {

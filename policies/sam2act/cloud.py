@@ -28,7 +28,8 @@ SCENE_SIDE_M = 0.9
 every target by an eighth of the side. The floor and the robot's foot are outside, and so is its
 elbow when the hand is low, which would hide the table from above."""
 
-CAMERA_KEYS = ("image_u8", "depth_m", "intrinsics", "cam_to_world")
+DEPTH = "depth_m"
+CAMERA_KEYS = ("image_u8", DEPTH, "intrinsics", "cam_to_world")
 """What each camera gives; see :func:`embodied.core.specs.camera_specs`."""
 
 ZOOM = 4.0
@@ -40,6 +41,12 @@ UNITS_M = {
     "centimetres": 1e-2,
 }
 """Wrong units of depth that `check_clouds` recognises, in metres."""
+
+HOLE_SHARE = 0.5
+"""Largest share of a picture's pixels whose depth is unknown; what is known must show the scene."""
+
+NEAREST_M = 1e-3
+"""Smallest depth that counts as one: sensors write 0 where they know none."""
 
 _FEW, _MANY = 0.01, 0.25
 """Shares of a camera's points in the scene box: of a wrong unit, of the right one."""
@@ -235,7 +242,7 @@ def check_clouds(
     *,
     needs: str = "the policy",
     gives: str = "the observation",
-    hole_share: float = 0.5,
+    hole_share: float = HOLE_SHARE,
 ) -> None:
     """Raises SpecMismatch for observations of which no sound cloud can be made.
 
@@ -251,19 +258,21 @@ def check_clouds(
       frame: The scene box.
       needs: Who reads the observation, for the message.
       gives: Where it comes from, for the message.
-      hole_share: Largest share of a picture's pixels whose depth is NaN, zero or negative.
+      hole_share: Largest share of a picture's pixels whose depth is NaN, infinite, zero or
+        negative.
     """
     check_cameras(cameras, obs, needs)
     inside_rows = []
     for camera in cameras:
         depth, K = obs[f"{camera}_depth_m"].float(), obs[f"{camera}_intrinsics"].float()
         _check_calibration(camera, K, obs[f"{camera}_cam_to_world"].float(), gives)
-        holes = float((depth.isnan() | (depth <= 0)).float().mean((-1, -2)).max())
+        known = depth.isfinite() & (depth >= NEAREST_M)
+        holes = 1 - float(known.float().mean((-1, -2)).min())
         if holes > hole_share:
             raise SpecMismatch(
-                f"{gives}: {holes:.0%} of a picture of {camera}_depth_m is NaN, zero or negative, "
-                f"expected at most {hole_share:.0%}. Check the depth sensor, or leave the camera "
-                "out of `cameras`"
+                f"{gives}: {holes:.0%} of a picture of {camera}_depth_m is NaN, infinite, zero or "
+                f"negative, expected at most {hole_share:.0%}. Check the depth sensor, or leave "
+                "the camera out of `cameras`"
             )
         inside = crop(_unproject(obs, camera, frame)).valid
         _check_unit(obs, camera, frame, inside, gives)

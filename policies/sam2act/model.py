@@ -26,6 +26,9 @@ from embodied.nn.language import ByteInstructionEncoder
 from policies.sam2act.branch import Branch
 from policies.sam2act.cloud import (
     CAMERA_KEYS,
+    DEPTH,
+    HOLE_SHARE,
+    NEAREST_M,
     Cloud,
     CubeFrame,
     check_cameras,
@@ -79,7 +82,7 @@ class SAM2ActModel(Policy):
         super().__init__()
         self.config, self.interface = config, interface
         offered = interface.observations
-        depth = "_" + CAMERA_KEYS[1]
+        depth = f"_{DEPTH}"
         self.cameras = config.cameras or sorted(
             key.removesuffix(depth) for key in offered if key.endswith(depth)
         )
@@ -118,12 +121,17 @@ class SAM2ActModel(Policy):
     def _spec(self) -> PolicySpec:
         keys = [f"{camera}_{key}" for camera in self.cameras for key in CAMERA_KEYS]
         keys += [*self.config.proprio, INSTRUCTION]
+        observations = {key: self.interface.observations[key] for key in keys}
+        for key in [f"{camera}_{DEPTH}" for camera in self.cameras]:
+            # The cloud leaves pixels without depth out.
+            holes = {"low": NEAREST_M, "hole_share": HOLE_SHARE}
+            observations[key] = dataclasses.replace(observations[key], **holes)
         state = {
             name: ArraySpec(tuple(t.shape[1:]), str(t.dtype).removeprefix("torch."))
             for name, t in self.initial_state(1).items()
         }
         return PolicySpec(
-            observations={key: self.interface.observations[key] for key in keys},
+            observations=observations,
             action=ActionSpec(KEYFRAME, len(NAMES), 1, -10.0, 10.0, NAMES),
             control_hz=self.interface.control_hz,
             observe_on=DECISION,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from embodied.core.errors import SpecMismatch
 from embodied.core.specs import EE_DELTA_CHUNK, ActionSpec, ArraySpec, PolicySpec
 from embodied.core.text import INSTRUCTION, INSTRUCTION_BYTES
 
@@ -28,6 +29,10 @@ class SumEngine:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+
+    def check(self, obs, source):
+        if (obs["pos_m"] == 14).any():
+            raise SpecMismatch(f"{source}: pos_m is no place")
 
     def initial(self, batch):
         return {"sum": np.zeros((batch, 2), np.float32), "count": np.zeros(batch, np.int64)}

@@ -76,7 +76,7 @@ def test_a_cloud_that_is_empty_in_use_is_drawn_empty() -> None:
     obs, reset = scene(policy, 2), torch.ones(2, dtype=torch.bool)
     for camera in policy.cameras:
         obs[f"{camera}_depth_m"][1] = torch.nan
-    with pytest.raises(SpecMismatch, match="NaN, zero or negative"):
+    with pytest.raises(SpecMismatch, match="NaN, infinite, zero or negative"):
         policy.check(obs, "this test")
     working, state = policy.observe(obs, torch.zeros(2), policy.initial_state(2), reset)
     chunk = policy.act(working, torch.zeros(2, 1)).chunk
