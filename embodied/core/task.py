@@ -38,6 +38,8 @@ class TaskInfo:
         all look the same, and not only a cue that was shown.
       chance: Level's knobs -> success of guessing among what there is to choose from, or of random
         actions where nothing is chosen once and for all. None: not known, the ceiling says more.
+      published_keyframes: Keyframes of an episode of the published task that this one re-creates,
+        as its authors' heuristic counts them; None where there is no such number.
       learned_by: ``"imitation"`` of an expert that moves an arm, or ``"reinforcement"``.
     """
 
@@ -55,6 +57,7 @@ class TaskInfo:
     chance: Callable[[Mapping[str, Any]], float] | None = dataclasses.field(
         default=None, kw_only=True
     )
+    published_keyframes: int | None = dataclasses.field(default=None, kw_only=True)
 
     def knobs(self, level: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Returns the knobs of `level` with `overrides`; refuses unknown names.

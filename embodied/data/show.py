@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from embodied import registry
 from embodied.core import ticks as clock
 from embodied.core.errors import ConfigError, DataError
 from embodied.core.task import PHASES
@@ -41,6 +42,7 @@ class Summary:
       content_sha256: Hash of all contents.
       keyframes: Fewest, median and most keyframes of an episode that the script marked, and that
         the heuristic finds in the motion; of the first episodes, where observed on decisions.
+      published_keyframes: What the heuristic counts in the task that this one re-creates, or None.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class Summary:
     observations: dict[str, str]
     content_sha256: str
     keyframes: dict[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
+    published_keyframes: int | None = None
 
     def text(self) -> str:
         """Returns the summary for a terminal."""
@@ -81,6 +84,7 @@ class Summary:
                 f"  keyframes     {few} / {median} / {most} an episode by {by}"
                 for by, (few, median, most) in self.keyframes.items()
             ),
+            *self._published(),
             f"  content       {self.content_sha256[:16]}",
             "  arrays        " + ", ".join(f"{k} {v}" for k, v in self.observations.items()),
             "  balance over cues:",
@@ -88,6 +92,11 @@ class Summary:
         ]
         lines += [f"  seed {seed} left out: {why}" for seed, why in sorted(self.failed.items())]
         return "\n".join(lines)
+
+    def _published(self) -> list[str]:
+        if not self.keyframes or self.published_keyframes is None:
+            return []
+        return [f"  keyframes     {self.published_keyframes} published, of the original task"]
 
     def _when(self) -> str:
         s = self.settings
@@ -125,6 +134,7 @@ def summarize(path: str | Path) -> Summary:
             observations={k: f"{v.dtype}{list(v.shape)}" for k, v in manifest.observations.items()},
             content_sha256=manifest.content_sha256,
             keyframes=_keyframes(store),
+            published_keyframes=_published_keyframes(manifest.settings["task"]),
         )
 
 
@@ -141,6 +151,13 @@ def _keyframes(store: EpisodeStore) -> dict[str, tuple[int, int, int]]:
         counts["the script"].append(len(keyframes.script_keyframes(control)))
         counts["the motion"].append(len(found))
     return {by: (min(row), int(np.median(row)), max(row)) for by, row in counts.items()}
+
+
+def _published_keyframes(task: str) -> int | None:
+    try:
+        return registry.task_info(task).published_keyframes
+    except ConfigError:  # of a package that is not installed here
+        return None
 
 
 def show(

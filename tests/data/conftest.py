@@ -17,8 +17,8 @@ CONFIG = EnvConfig(image_size=16)
 def collect_fake(out: Path, episodes: int = 12, **options):
     """Collects with the fake environment in this process."""
     options = {"num_workers": 0, "progress": False, "env_factory": fake_env.make, **options}
-    config = options.pop("config", CONFIG)
-    return collect("fake", "easy", config, episodes=episodes, out=out, **options)
+    config, task = options.pop("config", CONFIG), options.pop("task", "fake")
+    return collect(task, "easy", config, episodes=episodes, out=out, **options)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from embodied.data.reader import EpisodeStore
 from embodied.data.render import render
 from embodied.data.show import show, summarize
 from tests.data import fake_env
+from tests.data.conftest import collect_fake
 
 OPTIONS = {"num_workers": 0, "progress": False, "env_factory": fake_env.make}
 
@@ -70,6 +71,15 @@ def test_keyframes_of_decision_data_are_counted(decisions):
     assert "at decisions (pauses of at most 20 ticks)" in text
     assert "keyframes     2 / 2 / 2 an episode by the script" in text
     assert "an episode by the motion" in text
+    assert "published" not in text  # nobody knows this task here
+
+
+def test_keyframes_of_a_published_task_stand_beside_those_of_the_original(tmp_path):
+    for task, published in (("rearrange_block", 11), ("remember_color", None)):
+        collect_fake(tmp_path / task, 2, task=task, observe_on="decision", noise=0.0)
+        text = summarize(tmp_path / task).text()
+        line = f"keyframes     {published} published, of the original task"
+        assert (line in text) == (published is not None) and "by the motion" in text
 
 
 def test_data_observed_by_the_clock_counts_no_keyframes(original):

@@ -53,6 +53,7 @@ INFO = TaskInfo(
     ceiling=levels.one_in_k,
     cues=levels.k_cues,
     horizon_s=levels.horizon_s,
+    published_keyframes=12,
 )
 
 
