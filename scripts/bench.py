@@ -26,7 +26,7 @@ BENCHMARKS = {
     "suite": "simulation steps of every task",
     "memory_vla": "MemoryVLA's bank, control rate, cost of memory in training, peak memory",
     "export": "an exported policy against torch, and behind a server",
-    "sam2act": "SAM2Act's renderer and search, keyframes a second, training, cost of memory",
+    "sam2act": "SAM2Act's renderer and search, decisions and keyframes a second, training, memory",
     "train": "training and acting with each memory, against the memoryless twin",
     "recall": "games of the recall suite, reads of a long past, training of HCAM agents",
 }

@@ -1,12 +1,15 @@
 """SAM2Act at its small size: the renderer, the search for a point, acting and learning.
 
 The small size is the preset ``sam2act_small``: 64 px views, three cameras of 128 px. Scenes are
-made up. One thread.
+made up, but those of the closed loop, which are the simulator's. One thread.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +18,17 @@ from torch import Tensor
 from benchmarks import train
 from benchmarks.timing import Figure, Plan, Slice, milliseconds, repeat, take_turns
 from embodied import registry
+from embodied.collect import PAUSE_TICKS
 from embodied.commands.compose import config_root
-from embodied.config import from_plain, load_yaml
+from embodied.config import from_plain, load_yaml, to_plain
 from embodied.core.policy import Policy
 from embodied.core.specs import ArraySpec, Interface, camera_specs
-from embodied.core.types import Segment
+from embodied.core.task import EnvConfig
+from embodied.core.ticks import DECISION
+from embodied.core.types import Action, Observation, Segment, State, Working
+from embodied.data.record import RecordPlan, record_episode
+from embodied.evaluate.executors.keyframe import CLIPPED
+from embodied.evaluate.runner import run
 from policies.sam2act import heatmaps
 from policies.sam2act.cloud import Cloud
 from policies.sam2act.views import render
@@ -42,6 +51,8 @@ INTERFACE = Interface(
     max_ticks=2 * DECISIONS,
 )
 MEMORIES = ("spatial", "none")
+TASK, LEVEL, SEED = "put_block_back", "easy", 1
+"""The episode of the closed loop."""
 
 
 def measure(plan: Plan, sides: tuple[int, ...] = SIDES, map_side: int = MAP_SIDE) -> list[Figure]:
@@ -107,12 +118,17 @@ def _try_every_point(logits: Tensor) -> Tensor:
 
 
 def policies(plan: Plan) -> Iterator[Figure]:
-    """Yields keyframes a second, decisions learnt a second, and what memory costs."""
+    """Yields decisions and keyframes a second, decisions learnt a second, what memory costs."""
     built = {memory: build(memory) for memory in MEMORIES}
     acting = take_turns({m: stepping(policy) for m, policy in built.items()}, plan)
     yield Figure(
-        "keyframes_per_s", acting["spatial"], acting["none"], "keyframes/s", "with memory, without"
+        "decisions_per_s",
+        acting["spatial"],
+        acting["none"],
+        "decisions/s",
+        "the network alone, with memory, without",
     )
+    yield closed_loop(plan, built)
     learning = take_turns({m: train.learning(p, segment(p)) for m, p in built.items()}, plan)
     yield Figure(
         "train_samples_per_s",
@@ -179,6 +195,73 @@ def stepping(policy: Policy) -> Slice:
             policy.step(obs, torch.full((1,), float(DECISIONS)), state, reset, noise)
 
     return repeat(once)
+
+
+def closed_loop(plan: Plan, built: dict[str, Policy]) -> Figure:
+    """Returns keyframes carried out a second: decisions, pictures, the arm's way, resets."""
+    some = next(iter(built.values()))
+    size = some.spec.observations[f"{some.cameras[0]}_depth_m"].shape[0]
+    config = EnvConfig(observation="rgbd", cameras=some.cameras, image_size=size)
+    goals = demonstrated(config)
+    with closing(registry.make_vec(TASK, LEVEL, config, 1, 0)) as env:
+        led = {memory: playing(Led(policy, goals), env) for memory, policy in built.items()}
+        rates = take_turns(led, plan)
+    return Figure(
+        "keyframes_per_s",
+        rates["spatial"],
+        rates["none"],
+        "keyframes/s",
+        f"{TASK} in closed loop along a demonstration, simulator and pictures included",
+    )
+
+
+def demonstrated(config: EnvConfig) -> Tensor:
+    """Returns the keyframes [n, 1, 9] that a demonstration heads for at each of its decisions."""
+    plan = RecordPlan(0.0, DECISION, pause_ticks=PAUSE_TICKS)
+    with closing(registry.make_env(TASK, LEVEL, config, render_every_step=False)) as env:
+        episode = record_episode(env, SEED, plan, env_config=to_plain(config), versions={})
+    if isinstance(episode, str):
+        raise RuntimeError(f"the demonstrator failed: {episode}")
+    return torch.from_numpy(episode.label["keyframe"]).float()[:, None]
+
+
+class Led(Policy):
+    """Decides, and then heads where a demonstration did: untrained weights lead an arm astray.
+
+    Args:
+      policy: What decides.
+      goals: [n, 1, 9], where to head at each decision.
+    """
+
+    def __init__(self, policy: Policy, goals: Tensor) -> None:
+        super().__init__()
+        self.policy, self.spec, self._goals, self._at = policy, policy.spec, goals, 0
+
+    def initial_state(self, batch: int, capacity: int | None = None) -> State:
+        return self.policy.initial_state(batch, capacity)
+
+    def observe(
+        self, obs: Observation, time_s: Tensor, state: State, reset: Tensor
+    ) -> tuple[Working, State]:
+        self._at = 0 if bool(reset.any()) else self._at + 1
+        return self.policy.observe(obs, time_s, state, reset)
+
+    def act(self, working: Working, noise: Tensor) -> Action:
+        self.policy.act(working, noise)
+        return Action(self._goals[min(self._at, len(self._goals) - 1)][None])
+
+
+def playing(led: Led, env: Any) -> Slice:
+    """Whole episodes in one row of a vector env."""
+
+    def work(seconds: float) -> tuple[float, float]:
+        ended, began = 0, time.perf_counter()
+        while (spent := time.perf_counter() - began) < seconds or not ended:
+            (row,) = run(led, env, [SEED], progress=False)
+            ended += sum(n for outcome, n in row.keyframes.items() if outcome != CLIPPED)
+        return ended, spent
+
+    return work
 
 
 def segment(policy: Policy) -> Segment:
