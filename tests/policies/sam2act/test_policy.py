@@ -224,17 +224,34 @@ def test_y_with_an_empty_memory_plus_is_sam2act():
     assert not torch.allclose(later.features["logits"], told[0], atol=1e-4)
 
 
+def encoder_gradient(policy: SAM2Act) -> torch.Tensor:
+    """Returns the gradient of what encodes memory's entries; zeros where there is none."""
+    weight = policy.memory.banks["16x32"].encoder.out.weight
+    return torch.zeros_like(weight) if weight.grad is None else weight.grad
+
+
 def test_jj_the_last_tick_teaches_what_the_first_stored():
     policy = make(**PLUS).eval()
-    batch = segment(policy, batch=1, ticks=3)
+    batch = segment(policy, batch=1, ticks=2)
     only_last = batch.extras["keyframe_valid"].clone()
-    only_last[:, :-1] = False
+    only_last[:, 0] = False
     batch = dataclasses.replace(batch, extras={**batch.extras, "keyframe_valid": only_last})
-    # With a single tick stored before nothing but the first tick's entry can carry a gradient.
+    # The second tick reads the first one's entry alone; its own is read by none.
     learn(policy, batch).backward()
-    grad = policy.memory.banks["16x32"].encoder.out.weight.grad
-    assert grad is not None
-    assert grad.abs().sum() > 0
+    assert encoder_gradient(policy).abs().sum() > 0
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_jj_the_gradient_ends_where_memory_is_detached(detached):
+    policy = make(**PLUS).eval()
+    batch = segment(policy, batch=1, ticks=2)
+    first, last = (batch.map(lambda x, t=t: x[:, t : t + 1]) for t in (0, 1))
+    state = policy.loss(first, policy.initial_state(1), torch.Generator().manual_seed(0)).state
+    if detached:
+        state = {name: tensor.detach() for name, tensor in state.items()}
+    policy.loss(last, state, torch.Generator().manual_seed(0)).loss.backward()
+    assert bool(encoder_gradient(policy).any()) is not detached
+    assert policy.memory.banks["16x32"].temporal.grad.any()  # it was read in either case
 
 
 def test_labels_are_stored_in_training_on_request():
