@@ -52,22 +52,6 @@ class BranchOptions:
         return self.side // self.patch
 
 
-def published_options() -> BranchOptions:
-    """Returns the published sizes.
-
-    Source: SAM2Act (arXiv 2501.18564).
-    """
-    return BranchOptions(
-        side=224,
-        patch=14,
-        trunk=TrunkOptions(
-            hidden=512, within=4, joint=4, heads=8, head_width=64, ffn_ratio=4, dropout=0.1
-        ),
-        upsample=UpsampleOptions(inner=2),
-        heads=HeadOptions(feature_norm="batch"),
-    )
-
-
 class Branch(nn.Module):
     """From views to heatmaps, and to rotation, gripper and collision where it has heads.
 
