@@ -33,6 +33,8 @@ def case(name: str, **options: object) -> PolicyCase:
     )
 
 
+LAYERS = {"width": 16, "heads": 2, "layers": 1, "ffn_ratio": 1, "capacity": 4}
+CHUNKS = {"chunk": 2, "window": 2, "top_k": 1}  # so that some are finished and read
 CASES = [
     case("none"),
     case("time", time_feature=True),
@@ -42,6 +44,10 @@ CASES = [
     case("bank", memory="perceptual_cognitive"),
     case("gru", memory="gru"),
     case("full-history", memory="full_history"),
+    case("lstm", memory="lstm"),
+    case("transformer-xl", memory="transformer_xl", memory_config=LAYERS),
+    case("gated", memory="gated_transformer_xl", memory_config=LAYERS),
+    case("chunks", memory="hierarchical_chunks", memory_config={**LAYERS, **CHUNKS}),
 ]
 
 
