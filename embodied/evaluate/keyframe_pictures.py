@@ -29,13 +29,14 @@ Report = Mapping[str, np.ndarray]
 Shares = Callable[[Report, str], np.ndarray]
 
 IMAGE, HEAT, PIXEL = "view.image", "view.heatmap", "view.pixel"
-VIEW, PAST, MARGIN, HEAD, LEFT = 128, 64, 6, 58, 84
-"""Pixels of a view, of a remembered one, between them, of the title and of a row's label."""
+VIEW, PAST, MARGIN, HEAD, LEFT = 192, 64, 6, 58, 84
+"""Pixels of a view, of a remembered one, between them, of the title and of a row's label. Three
+remembered views, one above the other, are as high as a view."""
 LINE = 20
 """Pixels of a line of text above a panel's pictures."""
 SOON_S = 1e-3
 """A frame of the film is as late as a decision if it is at most so much earlier."""
-REMEMBERED = "what memory read: first view above second, age, the bar is its share"
+REMEMBERED = "what memory read: its views one above the other, age, the bar is its share"
 SURE = 20.0
 """Times an even spread that a heatmap's peak must reach to be drawn in full."""
 HEAT_RGB = np.array([255.0, 60.0, 20.0])
@@ -196,8 +197,7 @@ def _draw_past(
     for place, s in enumerate(story.read(t)):
         line, column = divmod(place, columns)
         x, top = corner[0] + column * (PAST + MARGIN), corner[1] + line * (VIEW + MARGIN)
-        # Two of the views, one above the other, fit into a row.
-        for number, picture in enumerate(story.views[s][:2]):
+        for number, picture in enumerate(story.views[s][: VIEW // PAST]):
             canvas.paste(_resized(picture, PAST), (x, top + number * PAST))
         share = float(story.shares[:, t, s].mean())
         right = x + round((PAST - 1) * min(share, 1.0))

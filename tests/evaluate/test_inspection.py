@@ -163,6 +163,13 @@ def test_a_keyframe_policys_decisions_are_drawn() -> None:
     told = open_png(keyframe_pictures.draw(arrays, ["top"], "t", lambda *_: share))
     assert told.width == plain.width + 2 * (keyframe_pictures.PAST + keyframe_pictures.MARGIN)
     assert told.height == plain.height
+    # Of the first decision that the last one read, all three views are there.
+    shades = np.array([50, 100, 150], np.uint8)[:, None, None, None]
+    shaded = {**arrays, "view.image": np.ones_like(arrays["view.image"]) * shades}
+    drawn = np.asarray(open_png(keyframe_pictures.draw(shaded, ["top"], "t", lambda *_: share)))
+    top = told.height - keyframe_pictures.VIEW - keyframe_pictures.MARGIN
+    column = drawn[top:, plain.width - keyframe_pictures.MARGIN + 40, 0]
+    assert [column[keyframe_pictures.PAST * n + 50] for n in range(3)] == [50, 100, 150]
     # The likeliest place is red, other places are as they were.
     view = keyframe_pictures.heated(arrays["view.image"][0, 0], heat[0, 0])
     assert view[4, 8, 0] > 200
