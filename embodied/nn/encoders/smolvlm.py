@@ -32,7 +32,7 @@ class SmolVLM(VisionLanguage):
 
     options_class = SmolVLMOptions
     MODEL_TYPES = ("smolvlm", "idefics3")
-    EXAMPLE = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
+    EXAMPLE = "HuggingFaceTB/SmolVLM-256M-Instruct"
     places: Tensor
 
     def _grid(self, config: Any) -> int:
