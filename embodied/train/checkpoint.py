@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,18 @@ class LoadedPolicy:
     path: Path
 
 
+def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns contiguous copies in the host's memory.
+
+    They are made one after another: a device that is nearly full has no room for a second copy.
+    """
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+
+
 def write_policy(directory: Path, meta: PolicyMeta, weights: dict[str, Tensor]) -> None:
     """Writes the two files of the contract into an existing directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.detach().contiguous().clone() for k, v in weights.items()}, directory / MODEL_FILE
-    )
+    save_file(on_host(weights), directory / MODEL_FILE)
     (directory / POLICY_FILE).write_text(json.dumps(dataclasses.asdict(meta), indent=1) + "\n")
 
 

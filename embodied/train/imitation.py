@@ -286,15 +286,13 @@ def _validator(
     }
 
     def validate(policy: Policy, ema: Ema) -> dict[str, float]:
-        own = {k: v.detach().clone() for k, v in policy.state_dict().items()}
-        policy.load_state_dict(ema.weights)
         policy.eval()
         values = {}
-        for (task, level), vector in vectors.items():
-            results = run_episodes(policy, vector, seeds, progress=False)
-            success = sum(r.success for r in results) / len(results)
-            values[validation_name(task, level)] = success
-        policy.load_state_dict(own)
+        with ema.applied(policy):
+            for (task, level), vector in vectors.items():
+                results = run_episodes(policy, vector, seeds, progress=False)
+                success = sum(r.success for r in results) / len(results)
+                values[validation_name(task, level)] = success
         return values
 
     return validate

@@ -59,12 +59,13 @@ class Learner:
 
     def update(self, loss: Tensor) -> Tensor:
         """Makes one step of the optimiser; returns the norm of the gradient."""
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm: Tensor = torch.nn.utils.clip_grad_norm_(
             self.policy.parameters(), self.config.optim.clip_norm
         )
         self.optimizer.step()
+        # Now, so that the next forward pass has their memory.
+        self.optimizer.zero_grad(set_to_none=True)
         return norm
 
     def note(self, metrics: Mapping[str, Tensor]) -> None:
@@ -102,19 +103,19 @@ class Learner:
           more: File stem -> tensors that the trainer needs beside the learner's.
           info: Plain data that it needs.
         """
-        own = self.policy.state_dict().items()
         random = {
             "noise": self.noise.get_state().clone(),
             "global": torch.get_rng_state().clone(),
         }
         tensors = {
-            "weights": {k: v.detach().clone().contiguous() for k, v in own},
+            "weights": checkpoint.on_host(self.policy.state_dict()),
             "optimizer": optimizer_tensors(self.optimizer),
             "log": self._log,
             "random": random,
             **more,
         }
-        return checkpoint.write_checkpoint(run, step, meta, self.ema.weights, tensors, dict(info))
+        averaged = self.ema.of(self.policy)
+        return checkpoint.write_checkpoint(run, step, meta, averaged, tensors, dict(info))
 
     def restore(self, directory: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         """Carries on from a checkpoint; returns the trainer's own plain data and tensors.
@@ -135,8 +136,9 @@ class Learner:
         checkpoint.refuse_weights(tensors["weights"], own, place / "weights.safetensors")
         averaged = checkpoint.read_weights(directory / checkpoint.MODEL_FILE)
         checkpoint.refuse_weights(averaged, own, directory / checkpoint.MODEL_FILE)
-        self.policy.load_state_dict(self._here(tensors["weights"]))
-        self.ema.weights = self._here(averaged)
+        self.policy.load_state_dict(tensors["weights"])
+        if self.ema.decay:
+            self.ema.weights = self._here(averaged)
         restore_optimizer(self.optimizer, tensors["optimizer"])
         self.noise.set_state(tensors["random"]["noise"])
         torch.set_rng_state(tensors["random"]["global"])

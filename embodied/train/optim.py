@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from embodied.core.errors import CheckpointError
+from embodied.train.checkpoint import on_host
 from embodied.train.config import OptimConfig
 
 
@@ -27,22 +30,33 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
+    # On a device the default makes temporaries as large as all weights; the fused step makes none.
+    fused = bool(parameters) and all(p.is_cuda for p in parameters)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=fused or None)
 
 
 class Ema:
     """Exponential moving average of floating-point weights and buffers.
 
     The decay warms up as (1 + step) / (10 + step), so that early averages forget the start.
+    Without a decay nothing is kept: the module's own weights are the average.
+
+    Attributes:
+      weights: Name -> averaged tensor, of the shape and type that the module's state has; empty
+        without a decay.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        self.weights: dict[str, Tensor] = {}
+        if decay:
+            self.weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Moves the average towards the module's weights after `step` updates."""
+        if not self.decay:
+            return
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in module.state_dict().items():
             if value.is_floating_point():
@@ -50,14 +64,31 @@ class Ema:
             else:
                 self.weights[name].copy_(value)
 
+    def of(self, module: nn.Module) -> dict[str, Tensor]:
+        """Returns the averaged weights of the module; without a decay its own, not copied."""
+        return self.weights if self.decay else module.state_dict()
+
+    @contextlib.contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """Gives the module the averaged weights inside the context, and then its own again."""
+        if not self.decay:
+            yield
+            return
+        own = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        module.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            module.load_state_dict(own)
+
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Returns the optimiser's state as flat tensors for safetensors."""
+    """Returns the optimiser's state as flat tensors for safetensors, copied to the host."""
     flat = {}
     for index, entry in optimizer.state_dict()["state"].items():
         for name, value in entry.items():
-            flat[f"{index}.{name}"] = torch.as_tensor(value).detach().clone().contiguous()
-    return flat
+            flat[f"{index}.{name}"] = torch.as_tensor(value)
+    return on_host(flat)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from embodied.commands.compose import compose
-from embodied.config import Raw
+from embodied.config import Raw, from_plain
+from embodied.core.specs import Interface
 from embodied.nn.encoders import ENCODERS
 from embodied.nn.encoders.weights import COMMIT, FETCHED
+from policies.memory_vla.config import MemoryVLAConfig
+from policies.memory_vla.policy import MemoryVLA
 from policies.sam2act import encoder as sam2act
+from tests.policies.test_memory_vla import IMAGES
 
 PRESETS = Path(__file__).parents[2] / "configs" / "preset"
 FILES = {
@@ -82,3 +87,37 @@ def test_what_is_fetched_for_sam2act_is_what_its_encoder_loads() -> None:
     config = composed("sam2act_paper", policy="sam2act")
     assert words[0] == sam2act.EXAMPLE
     assert options(words)["--local-dir"] == [config["encoder"]["weights"]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "bytes_of_weights", "learning"),
+    [
+        ({}, 4 * 8.20e9, 8.20e9),
+        ({"learn": "lora", "dtype": "bfloat16"}, 2 * 7.37e9 + 4 * 0.86e9, 0.86e9),
+    ],
+    ids=["full", "lora"],
+)
+def test_the_estimate_of_memory_counts_the_weights_of_the_paper(
+    changed: dict[str, str], bytes_of_weights: float, learning: float
+) -> None:
+    """As the table in the policy's README."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    from embodied.nn.encoders.prismatic import PAPER
+
+    data, _ = compose("train", {"preset": Raw("paper_7b")})
+    assert (data["precision"], data["optim"]["ema"]) == ("bf16", 0.0)
+    assert data["batch_episodes"] * data["order_ticks"] == 32
+    options = data["policy"]["config"]
+    # Sizes instead of weights; layers are not run.
+    encoder = {**options["encoder"], "weights": "", "model": PAPER, "checkpointing": False}
+    options |= {"encoder": {**encoder, "resize": True, **changed}}
+    options |= {"memory": data["memory"]["name"], "memory_config": data["memory"]["config"]}
+    with torch.device("meta"):
+        policy = MemoryVLA(from_plain(MemoryVLAConfig, options), Interface(IMAGES, max_ticks=16))
+    parameters = list(policy.parameters())
+    found = sum(p.numel() * p.element_size() for p in parameters)
+    assert found == pytest.approx(bytes_of_weights, rel=0.005)
+    assert sum(p.numel() for p in parameters if p.requires_grad) == pytest.approx(
+        learning, rel=0.005
+    )

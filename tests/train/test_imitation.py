@@ -77,14 +77,19 @@ def train_cut_and_resumed(config, run, monkeypatch):
     return train(config, run, resume=True)
 
 
-def test_resumed_run_equals_uninterrupted(dataset, tmp_path, monkeypatch):
-    config = make_config(dataset)
+@pytest.mark.parametrize("ema", [0.995, 0.0])
+def test_resumed_run_equals_uninterrupted(dataset, tmp_path, monkeypatch, ema):
+    config = make_config(dataset, optim=OptimConfig(warmup_steps=2, ema=ema))
     whole = train(config, tmp_path / "whole")
     resumed = train_cut_and_resumed(config, tmp_path / "cut", monkeypatch)
     assert_equal(weights(whole), weights(resumed))
     for file in ("weights", "optimizer", "random"):
         name = f"{checkpoint.TRAIN_STATE}/{file}.safetensors"
         assert_equal(checkpoint.read_weights(whole / name), checkpoint.read_weights(resumed / name))
+
+    own = checkpoint.read_weights(whole / checkpoint.TRAIN_STATE / "weights.safetensors")
+    averaged = any(not torch.equal(own[name], tensor) for name, tensor in weights(whole).items())
+    assert averaged == (ema > 0)
 
     def losses(run):
         return [(row["step"], row["loss"]) for row in read_metrics(run)]

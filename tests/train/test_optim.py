@@ -3,9 +3,14 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from embodied.core.errors import CheckpointError, ConfigError
-from embodied.train.config import OptimConfig
+from embodied.train.checkpoint import on_host
+from embodied.train.config import OptimConfig, TrainConfig
+from embodied.train.learner import Learner
 from embodied.train.optim import (
     Ema,
     learning_rate,
@@ -66,6 +71,69 @@ def test_ema_follows_and_keeps_integers():
     ema.update(model, step=1000)
     assert ema.weights["weight"].tolist() == [2.0, 2.0]
     assert ema.weights["num_batches_tracked"] == 7
+
+
+def test_the_average_stands_in_for_the_weights_a_while():
+    model = nn.Linear(2, 2)
+    ema = Ema(model, 0.5)
+    first = model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    with ema.applied(model):
+        assert torch.equal(model.weight, first)
+    assert torch.equal(model.weight, first + 1.0)
+
+
+def test_without_a_decay_no_average_is_kept():
+    model = nn.BatchNorm1d(2)
+    ema = Ema(model, 0.0)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    ema.update(model, step=0)
+    assert ema.weights == {}
+    for name, value in ema.of(model).items():
+        assert value.data_ptr() == model.state_dict()[name].data_ptr()
+    with ema.applied(model):
+        assert model.weight.tolist() == [3.0, 3.0]
+
+
+class Made(TorchDispatchMode):
+    """Counts the tensors that operations make on a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.on_device = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        alias = any(result.alias_info for result in func._schema.returns)
+        leaves = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor) and not alias]
+        self.on_device += sum(x.device.type == "cuda" for x in leaves)
+        return out
+
+
+def test_a_checkpoint_is_copied_to_the_host_and_nowhere_else():
+    with FakeTensorMode(), Made() as made:
+        weight = nn.Parameter(torch.empty(3, 2, device="cuda"))
+        optimizer = torch.optim.AdamW([weight])
+        moments = {name: torch.empty(3, 2, device="cuda") for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[weight] = {"step": torch.tensor(1.0), **moments}
+        before = made.on_device
+        assert before >= 3
+        turned = weight.detach().t()
+        saved = {**on_host({"weight": weight, "turned": turned}), **optimizer_tensors(optimizer)}
+        assert made.on_device == before
+    assert saved.keys() == {"weight", "turned", "0.step", "0.exp_avg", "0.exp_avg_sq"}
+    assert all(x.device.type == "cpu" and x.is_contiguous() for x in saved.values())
+
+
+def test_gradients_are_given_up_before_the_next_forward_pass():
+    model = nn.Linear(2, 2)
+    before = model.weight.detach().clone()
+    learner = Learner(model, TrainConfig(task=["any"]), torch.device("cpu"))
+    norm = learner.update(model(torch.ones(1, 2)).square().sum())
+    assert norm > 0 and not torch.equal(model.weight, before)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_bad_options():

@@ -49,7 +49,7 @@ class VLMOptions(EncoderOptions):
       text_tokens: L, the longest instruction in tokens, with its question. Every row is padded
         to it.
       dtype: ``"float32"`` or ``"bfloat16"``, of the model's own weights; adapters are float32.
-        Weights that learn whole lose small updates in bfloat16.
+        Weights that learn whole are float32: in bfloat16 they would lose most updates.
     """
 
     resize: bool = True
@@ -74,6 +74,13 @@ class VLMOptions(EncoderOptions):
             raise ConfigError(f"encoder.lora_dropout must be in [0, 1), got {self.lora_dropout}")
         if self.dtype not in DTYPES:
             raise unknown_name("encoder.dtype", self.dtype, DTYPES)
+        if self.dtype == "bfloat16" and self.learn == "full":
+            raise ConfigError(
+                "encoder.learn=full with encoder.dtype=bfloat16 would hardly learn: a weight of "
+                "bfloat16 has 8 bits, and an update of less than about 1/500 of it is lost. Set "
+                "encoder.dtype=float32 (precision=bf16 still computes in bfloat16), or "
+                "encoder.learn=lora, whose adapters are float32"
+            )
         if self.checkpointing and self.learn == "frozen":
             raise ConfigError(
                 "encoder.checkpointing=true saves memory of a backward pass, and "
