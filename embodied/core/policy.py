@@ -78,6 +78,17 @@ class Policy(nn.Module, abc.ABC):
     needs_init: bool = False
     frozen_copies: int = 1
 
+    @classmethod
+    def stored_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a stored configuration with what it left out as it was meant then.
+
+        For defaults that changed since it was written; as it is, by default.
+
+        Args:
+          config: Plain data, as ``policy.json`` has it.
+        """
+        return dict(config)
+
     @abc.abstractmethod
     def initial_state(self, batch: int, capacity: int | None = None) -> State:
         """Returns empty memory for `batch` rows; `capacity` overrides the default slots."""

@@ -258,7 +258,7 @@ def build_policy(meta: PolicyMeta) -> Policy:
     former = cls.former.get(meta.policy_version)
     if former is None:
         refuse_version(meta, cls.version)
-    plain = {**meta.config, **(former or {})}
+    plain = {**cls.stored_config(meta.config), **(former or {})}
     config = from_plain(
         registry.policy_config_class(meta.policy), plain, where="policy.json:config"
     )

@@ -54,6 +54,8 @@ FAR = 6.0
 """In decimetres; what is seen further off than any arm reaches is all the same."""
 ROWS_AT_ONCE = 64
 """Pictures that a frozen encoder takes together where its outputs are to be kept."""
+RESIZED = ("pretrained_conv", "smolvlm", "paligemma", "qwen2_5_vl", "qwen3_vl", "prismatic")
+"""Encoders that resized pictures unasked, when what is stored did not yet say whether."""
 UNIT = 0.25
 """Brings decimetres on a table to unit scale, as layers like them."""
 
@@ -81,6 +83,10 @@ class MemoryVLA(Policy):
                 f"MemoryVLA needs the observations {missing}; offered: {sorted(offered)}"
             )
         self.trunk = build_trunk(config, offered)
+        if isinstance(self.trunk, EncodedImageTrunk):
+            # Defaults of an encoder may change; what was trained says all of its own.
+            options = dataclasses.asdict(self.trunk.encoder.options)
+            self.config = dataclasses.replace(config, encoder=options)
         cognitive_width, full = config.cognitive_width or width, config.condition == "full"
         # What the trunk's own language model read, or the words themselves.
         self.instruction: nn.Module | None = None
@@ -129,6 +135,13 @@ class MemoryVLA(Policy):
         )
         self.act_steps = config.head.steps
         self.spec = self._spec()
+
+    @classmethod
+    def stored_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        plain, encoder = dict(config), config.get("encoder", {})
+        if config.get("trunk") in RESIZED and isinstance(encoder, Mapping):
+            plain["encoder"] = {"resize": True, **encoder}
+        return plain
 
     def _spec(self) -> PolicySpec:
         used = dict(self.trunk.inputs)

@@ -116,7 +116,7 @@ MORE = {
     ),
     "memory_vla-pretrained_conv": (
         "memory_vla",
-        lambda: _seeing("pretrained_conv", {"image_size": 64, "pretrained": False}),
+        lambda: _seeing("pretrained_conv", {"image_size": 64, "pretrained": False, "resize": True}),
     ),
     **{
         f"memory_vla-{name}": ("memory_vla", functools.partial(_reading, kind))

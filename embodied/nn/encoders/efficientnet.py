@@ -51,7 +51,6 @@ class EfficientNetOptions(EncoderOptions):
     """
 
     image_size: int = 128
-    resize: bool = True
     learn: str = "frozen"
     stride: int = 16
     pretrained: bool = True

@@ -52,7 +52,6 @@ class VLMOptions(EncoderOptions):
         Weights that learn whole are float32: in bfloat16 they would lose most updates.
     """
 
-    resize: bool = True
     weights: str = ""
     revision: str = ""
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
