@@ -52,6 +52,7 @@ def attach_features(policy: Policy, dataset: SegmentDataset, root: str | Path) -
     key = policy.frozen_key()
     if not key:
         return None
+    key = json.loads(_canonical(key))  # as it will be read back
     directory = Path(root) / hashlib.sha256(_canonical(key).encode()).hexdigest()[:16]
     _describe(directory, key)
     copies = policy.frozen_copies

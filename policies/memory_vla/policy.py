@@ -329,10 +329,13 @@ class MemoryVLA(Policy):
         trunk = self.trunk
         if not isinstance(trunk, EncodedImageTrunk) or not trunk.frozen:
             return {}
+        prompt = self.prompt()
         return {
+            "version": self.version,
             "encoder": self.config.trunk,
             "options": dataclasses.asdict(trunk.encoder.options),
             "token_grid": self.config.token_grid,
+            "prompt": None if prompt is None else prompt.rule.to_json(),
             "cameras": {name: trunk.sizes[name] for name in trunk.names},
             "weights": trunk.encoder.weights_sha or module_digest(trunk.encoder),
         }

@@ -1,5 +1,6 @@
 """Kept outputs of a frozen encoder: equal to encoding anew, bound to weights and data."""
 
+import copy
 import json
 
 import pytest
@@ -9,8 +10,10 @@ from embodied.core.errors import DataError
 from embodied.data import features
 from embodied.data.features import attach_features
 from embodied.data.segments import SegmentConfig, SegmentDataset
+from embodied.nn.encoders import text
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.policy import MemoryVLA
+from tests.nn.tiny_vlms import MODELS
 
 ENCODER = {
     "image_size": 16, "patch": 8, "width": 16, "heads": 2, "vision_depth": 1,
@@ -63,6 +66,33 @@ def test_other_weights_have_their_own_directory(segments, tmp_path):
     first = attach_features(make(segments), segments, tmp_path)
     assert attach_features(make(segments, seed=1), segments, tmp_path) != first
     assert attach_features(make(segments, learn="full"), segments, tmp_path) is None
+
+
+def reader(dataset):
+    """A policy whose frozen language model reads a question."""
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    encoder = {"model": copy.deepcopy(MODELS["smolvlm"]), "image_size": 16, "text_tokens": 100}
+    config = MemoryVLAConfig(
+        trunk="smolvlm", width=32, readout_queries=2, horizon=4,
+        encoder={**encoder, "learn": "frozen"},
+    )  # fmt: skip
+    return MemoryVLA(config, dataset.interface)
+
+
+def test_another_version_or_question_has_its_own_directory(segments, tmp_path, monkeypatch):
+    def again(build):
+        other = SegmentDataset(segments.stores[0].path, SegmentConfig(3))
+        return attach_features(build(other), other, tmp_path)
+
+    found = [again(reader), again(make)]
+    assert [again(reader), again(make)] == found
+    with monkeypatch.context() as patched:
+        patched.setattr(text, "QUESTION", "What should the robot do to {instruction}?")
+        assert again(reader) not in found
+        assert again(make) == found[1]  # it asks nothing
+    monkeypatch.setattr(MemoryVLA, "version", MemoryVLA.version + 1)
+    assert not {again(reader), again(make)} & set(found)
 
 
 def test_a_cache_of_other_weights_is_refused(segments, tmp_path):
