@@ -22,19 +22,22 @@ class ColourPolicy(Policy):
     Args:
       specs: The environment's observation specs.
       remember: False makes the memoryless twin, which goes to the first cube.
+      horizon: Actions in a chunk; a period takes 8.
     """
 
-    def __init__(self, specs: dict[str, ArraySpec], remember: bool = True) -> None:
+    def __init__(
+        self, specs: dict[str, ArraySpec], remember: bool = True, horizon: int = HORIZON
+    ) -> None:
         super().__init__()
         keys = ("entities", "entities_mask", "eef_pos_world_m")
         self.remember = remember
         self.spec = PolicySpec(
             observations={key: specs[key] for key in keys},
-            action=ActionSpec(EE_DELTA_CHUNK, 7, HORIZON),
+            action=ActionSpec(EE_DELTA_CHUNK, 7, horizon),
             control_hz=20.0,
             observe_on="period",
             observe_period_s=0.4,
-            noise_shape=(HORIZON, 3),
+            noise_shape=(horizon, 3),
             state={"colour": ArraySpec((3,), "float32")},
         )
 
@@ -110,8 +113,8 @@ def _down_on(top, hand, noise):
     """Returns a chunk that goes above a thing and, once there, down on its top."""
     far = (top - hand)[:, :2].norm(dim=1) > 0.03
     goal = top + far[:, None] * torch.tensor([0.0, 0.0, 0.06])
-    position, chunk = hand.clone(), torch.zeros(len(top), HORIZON, 7)
-    for k in range(HORIZON):
+    position, chunk = hand.clone(), torch.zeros(len(top), noise.shape[1], 7)
+    for k in range(noise.shape[1]):
         move = (goal - position) / 0.05
         move = move * (STEP / move.norm(dim=1, keepdim=True).clamp_min(1e-6)).clamp_max(1.0)
         chunk[:, k, :3] = move + 0.02 * noise[:, k]

@@ -67,9 +67,8 @@ def test_clear_forgets_motion_and_gripper(name):
         np.testing.assert_array_equal(executor.act({}, ALL)[0], fresh.act({}, ALL)[0])
 
 
-@pytest.mark.parametrize("name", ["prefix", "ensemble"])
-def test_whole_chunk_runs_when_observing_on_decisions(name):
-    executor = build_executor(ExecutorConfig(name), spec(5, observe_on="decision"), 2)
+def test_whole_chunk_runs_when_observing_on_decisions():
+    executor = build_executor(ExecutorConfig(), spec(5, observe_on="decision"), 2)
     assert executor.decisions({}).all()
     executor.accept(chunks(horizon=5), ALL, {})
     for k in range(5):
@@ -97,6 +96,17 @@ def test_ensemble_weighs_by_cosine_to_the_newest():
     weights = np.exp(0.1 * np.array([1.0, cosine]))
     weights /= weights.sum()
     np.testing.assert_allclose(out, weights[0] * newest + weights[1] * older, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "observe_on"), [(8, "period"), (12, "decision")], ids=["period", "decision"]
+)
+def test_ensemble_of_chunks_that_never_overlap_is_refused(horizon, observe_on):
+    message = rf"answers {horizon} actions and is asked again after {horizon} control ticks\. Train"
+    with pytest.raises(ConfigError, match=message):
+        build_executor(ExecutorConfig("ensemble"), spec(horizon, observe_on=observe_on), 2)
+    build_executor(ExecutorConfig(), spec(horizon, observe_on=observe_on), 2)
+    build_executor(ExecutorConfig("ensemble"), spec(9), 2)
 
 
 def test_ensemble_of_one_chunk_is_the_prefix():

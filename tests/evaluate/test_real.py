@@ -27,10 +27,10 @@ FIRST = EVAL_SEED_START  # a multiple of three: whole blocks of balanced cues
 SEEDS = list(range(FIRST, FIRST + 9))
 
 
-def episodes(batch=4, workers=0, seeds=SEEDS, remember=True, env=STATE, **options):
+def episodes(batch=4, workers=0, seeds=SEEDS, remember=True, env=STATE, horizon=8, **options):
     vector = registry.make_vec("remember_color", "easy", env, batch, workers, copy=False)
     with closing(vector):
-        policy = ColourPolicy(vector.observation_specs, remember)
+        policy = ColourPolicy(vector.observation_specs, remember, horizon)
         return run(policy, vector, seeds, n_cues=3, progress=False, **options)
 
 
@@ -63,7 +63,8 @@ def test_replay_in_the_same_rows_is_bit_equal(reference):
 
 
 def test_ensembling_and_a_frozen_memory_solve_it_too():
-    blended = episodes(executor=ExecutorConfig("ensemble", ensemble_chunks=2), seeds=SEEDS[:3])
+    executor = ExecutorConfig("ensemble", ensemble_chunks=2)
+    blended = episodes(executor=executor, seeds=SEEDS[:3], horizon=12)
     frozen = episodes(intervene="frozen", seeds=SEEDS[:3])
     assert all(e.success for e in blended) and all(e.success for e in frozen)
 

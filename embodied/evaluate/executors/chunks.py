@@ -11,6 +11,7 @@ from embodied.core.errors import ConfigError
 from embodied.core.specs import EE_DELTA_CHUNK, PolicySpec
 from embodied.core.ticks import PERIOD, period_ticks
 from embodied.evaluate.executors.base import Executor, Observation, check_answer
+from embodied.evaluate.executors.config import ENSEMBLE, PREFIX
 
 
 class ChunkExecutor(Executor):
@@ -108,6 +109,8 @@ class ChunkEnsemble(ChunkExecutor):
     the predictions that exist. The cosine is over the whole action, gripper included; a
     binary gripper is thresholded after blending.
 
+    Chunks must be longer than the time between two answers, or there is nothing to blend.
+
     Source: MemoryVLA, adaptive action ensembling (there one call a control tick; here chunks
     start `period` ticks apart, so an older chunk is read that many ticks further on).
     """
@@ -121,6 +124,14 @@ class ChunkEnsemble(ChunkExecutor):
         alpha: float = 0.1,
     ) -> None:
         super().__init__(spec, batch, gripper)
+        if self.horizon <= self.steps:
+            # Then it would be the prefix under another name.
+            raise ConfigError(
+                f"executor.name={ENSEMBLE} blends chunks that overlap, and none would: the policy "
+                f"answers {self.horizon} actions and is asked again after {self.steps} control "
+                f"ticks. Train it with policy.config.horizon above {self.steps} (and data of such "
+                f"a label_horizon) or a shorter observe_period_s, or take executor.name={PREFIX}"
+            )
         self.alpha = alpha
         self.chunks = np.zeros((batch, chunks, self.horizon, self.size), np.float32)
         self.ages = np.full((batch, chunks), self.horizon, np.int64)

@@ -83,9 +83,9 @@ class ExecutorConfig:
     """Which executor, recorded in every result.
 
     Attributes:
-      name: ``"prefix"`` (run the newest chunk) or ``"ensemble"`` (blend overlapping chunks).
-        Policies that answer keyframes or choices get ``"keyframe"`` or ``"discrete"`` instead
-        of the first.
+      name: ``"prefix"`` (run the newest chunk) or ``"ensemble"`` (blend overlapping chunks, for
+        policies whose chunks are longer than the time between two answers). Policies that
+        answer keyframes or choices get ``"keyframe"`` or ``"discrete"`` instead of the first.
       gripper: ``"binary"`` sends the sign of the last element of a chunk's action (>= 0
         closes), ``"continuous"`` sends it as it is.
       ensemble_chunks: H, newest chunks blended by ``"ensemble"``.
