@@ -7,6 +7,7 @@ step: that is the checkpoint rule, fixed before any evaluation.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,11 +54,11 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
     """
     run = Path(run)
     check_run_directory(run, config, resume)
-    with held_directory(run):
-        return _train(config, run, resume)
+    with held_directory(run), contextlib.ExitStack() as opened:
+        return _train(config, run, resume, opened)
 
 
-def _train(config: TrainConfig, run: Path, resume: bool) -> Path:
+def _train(config: TrainConfig, run: Path, resume: bool, opened: contextlib.ExitStack) -> Path:
     device = torch_device(config.device)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -88,7 +89,7 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> Path:
     # Where to start.
     start, curriculum = 0, Curriculum(config)
     memory: State | None = None  # goes on from batch to batch in a stream
-    validate = _validator(config, dataset) if config.eval_every else None
+    validate = _validator(config, dataset, opened) if config.eval_every else None
     if found:
         info, kept = learner.restore(found[-1])
         start, curriculum = int(info["step"]), Curriculum(config, info.get("stage_starts"))
@@ -270,20 +271,23 @@ def _describe(
 
 
 def _validator(
-    config: TrainConfig, dataset: SegmentDataset
+    config: TrainConfig, dataset: SegmentDataset, opened: contextlib.ExitStack
 ) -> Callable[[Policy, Ema], dict[str, float]]:
-    """Returns a function that measures success on validation seeds with averaged weights."""
+    """Returns a function that measures success on validation seeds with averaged weights.
+
+    Its environments are closed with `opened`.
+    """
     from embodied.core.rng import VALIDATION_SEED_START
+    from embodied.evaluate.runner import closing
     from embodied.evaluate.runner import run as run_episodes
 
     seeds = list(range(VALIDATION_SEED_START, VALIDATION_SEED_START + config.eval_episodes))
     env: EnvConfig = dataset.env
-    vectors = {
-        (task, level): registry.make_vec(
-            task, level, env, num_envs=min(10, config.eval_episodes), autoreset="disabled"
-        )
-        for task, level in zip(dataset.tasks, dataset.levels, strict=True)
-    }
+    vectors = {}
+    for setting in zip(dataset.tasks, dataset.levels, strict=True):
+        rows = min(10, config.eval_episodes)
+        vector = registry.make_vec(*setting, env, num_envs=rows, autoreset="disabled")
+        vectors[setting] = opened.enter_context(closing(vector))
 
     def validate(policy: Policy, ema: Ema) -> dict[str, float]:
         policy.eval()
