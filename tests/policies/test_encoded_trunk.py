@@ -1,6 +1,7 @@
 """MemoryVLA behind an image encoder: streams, grounding, the published condition, refusals."""
 
 import copy
+import dataclasses
 import importlib
 import json
 
@@ -128,6 +129,23 @@ def test_trunks_without_an_encoder_refuse_its_options():
         make(encoder={"width": 3})
     with pytest.raises(SpecMismatch, match="the tiny trunk needs camera images"):
         tiny({k: v for k, v in IMAGES.items() if "image" not in k})
+
+
+@pytest.mark.parametrize("build", [make, tiny], ids=["conv", "tiny"])
+@pytest.mark.parametrize("lacking", ["front_intrinsics", "wrist_cam_to_world"])
+def test_cameras_without_a_calibration_are_refused(build, lacking):
+    offered = {key: spec for key, spec in IMAGES.items() if key != lacking}
+    message = rf"trunk needs calibrated cameras; missing: {lacking}\. Collect the data again"
+    with pytest.raises(SpecMismatch, match=message):
+        build(offered)
+
+
+@pytest.mark.parametrize("build", [make, tiny], ids=["conv", "tiny"])
+def test_pictures_that_are_not_square_are_refused(build):
+    wide = dataclasses.replace(IMAGES["wrist_image_u8"], shape=(32, 48, 3))
+    message = "wrist_image_u8: expected a square image, got 32x48"
+    with pytest.raises(SpecMismatch, match=message):
+        build({**IMAGES, "wrist_image_u8": wide})
 
 
 def test_a_frozen_encoder_gets_no_gradient():
