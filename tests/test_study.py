@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -296,6 +297,41 @@ def test_learning_is_drawn_and_stands_in_no_column(
     plain = dataclasses.replace(question, facts=("frames",))
     table.write(tmp_path / "plain", plain, lines)
     assert not (tmp_path / "plain" / "learning.svg").exists()
+
+
+def test_a_variant_may_have_probes_of_its_own(study: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    looked: list[str] = []
+
+    class Data:
+        episodes, tasks = 40, ["a"]
+
+        def __init__(self, path: str, config: Any) -> None:
+            looked.append(path)
+
+    def probe(policy: Any, data: Any, batches: int) -> dict[str, Any]:
+        return {"kept": SimpleNamespace(accuracy=0.5)}
+
+    monkeypatch.setattr(study, "load", lambda run: SimpleNamespace(policy=None))
+    monkeypatch.setattr(study, "SegmentDataset", Data)
+    monkeypatch.setattr(study, "probe_cue", probe)
+    variants = (study.Variant("ours", ""), study.Variant("often", "", probe=("data/often",)))
+    question = study.Study("toy", "A toy", "", (), (), variants, probe=("data/probe",))
+    for job in study.jobs(question, [], tmp_path):
+        assert job._probe() == {"a: cue kept": 0.5}
+    assert looked == ["data/probe", "data/often"]
+
+
+def test_what_is_stored_more_often_is_the_same_in_all_else(script: Any) -> None:  # noqa: F811
+    question = script("studies.memory_vla_ablations").STUDY
+    found = {variant.name: variant for variant in question.variants}
+    for name, period in (("stored-twice", "0.2s"), ("stored-always", "0.05s")):
+        (word,) = found[name].train
+        names = [
+            f"data/{task}-easy-state-{period}" for task in ("remember_color", "rearrange_block")
+        ]
+        assert word == f"data=[{','.join(names)}]"
+        assert found[name].probe == tuple(f"{path}-{period}" for path in question.probe)
+        assert found[name].evaluate == ()
 
 
 def test_names_are_checked(study: Any) -> None:

@@ -35,6 +35,7 @@ class Variant:
       like: A variant whose runs it evaluates in another way, instead of training its own.
       at: Where it stands on the axis of a curve, with all others that are `like` the same.
       init: A variant whose runs, of the same seeds, its own start from.
+      probe: Datasets that are probed instead of the study's, where it observes at other times.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Variant:
     like: str = ""
     at: float | None = None
     init: str = ""
+    probe: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +181,7 @@ class Job:
     def _probe(self) -> dict[str, float]:
         """Returns the accuracy of each probe on each dataset."""
         policy, found = load(self.run).policy, {}
-        for path in self.study.probe:
+        for path in self.variant.probe or self.study.probe:
             data = SegmentDataset(path, SegmentConfig(PROBE_BATCH, privileged=True))
             batches = data.episodes // PROBE_BATCH
             for name, result in probe_cue(policy, data, batches).items():
