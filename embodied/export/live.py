@@ -30,7 +30,9 @@ class LiveEngine:
     @torch.inference_mode()
     def check(self, obs: Mapping[str, np.ndarray], source: str) -> None:
         """Raises SpecMismatch for observations [B, ...] that the policy can't begin with."""
-        self.policy.check(self._tensors(obs), source)
+        # Copies: arrays of a message are read-only, which tensors can't be.
+        own = {key: np.array(value) for key, value in obs.items()}
+        self.policy.check(self._tensors(own), source)
 
     def initial(self, batch: int) -> Arrays:
         """Returns empty memory of `batch` rows."""
