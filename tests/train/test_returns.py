@@ -135,17 +135,62 @@ def test_vtrace_by_its_definition() -> None:
     assert torch.allclose(advantage, rho * (reward + GAMMA * after - value))
 
 
-def test_vtrace_agrees_with_torchrl() -> None:
+def rows(*values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+LOG_PROBS = (
+    rows((-0.22, 0.15, 0.67, -0.51, -1.59, -0.75), (0.65, 0.91, 0.15, -0.81, 1.59, -0.35)),
+    rows((0.55, 1.15, -0.12, 0.55, -0.46, 1.06), (-2.22, -0.47, -1.35, -0.28, 0.17, 0.76)),
+)
+"""Of actions when they were taken, and now."""
+VALUES = rows((0.18, 0.63, 1.0, -0.22, -0.58, -1.22), (-0.27, 0.2, -0.09, -0.35, -0.42, -1.66))
+REWARDS = rows((-0.35, -0.77, -0.7, -1.91, -0.03, 0.29), (0.33, -1.08, 0.54, 0.79, -0.91, -1.1))
+ENDED = torch.tensor([[0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 1, 0]], dtype=torch.bool)
+BEYOND = torch.tensor([0.5, -1.25], dtype=torch.float64)
+TORCHRL = (
+    rows(
+        (-1.037944, -1.194383, -0.771536, -1.1176, 1.216, 1.96),
+        (0.029086, -0.296684, 0.201902, 0.655404, -0.11844, -0.565),
+    ),
+    rows(
+        (-0.857944, -0.564383, 0.228464, -1.3376, 0.636, 0.74),
+        (-0.240914, -0.096684, 0.111902, 0.305404, -0.53844, -2.225),
+    ),
+)
+"""Advantages and targets that `vtrace_advantage_estimate` of TorchRL 0.14.1 gave for these."""
+
+
+def test_vtrace_gives_the_numbers_of_torchrl() -> None:
+    acted, now = LOG_PROBS
+    found = packed(REWARDS, torch.where(ENDED, 0.0, GAMMA).double())
+    ours = vtrace(now - acted, VALUES, found.following(VALUES, BEYOND), found)
+    for mine, other in zip(ours, TORCHRL, strict=True):
+        assert torch.allclose(mine, other, rtol=0.0, atol=1e-6)
+
+
+def theirs(
+    acted: Tensor, now: Tensor, value: Tensor, following: Tensor, reward: Tensor, ended: Tensor
+) -> list[Tensor]:
+    """Returns advantages and targets as TorchRL has them; skips where it isn't installed."""
     functional = pytest.importorskip("torchrl.objectives.value.functional")
+    found = functional.vtrace_advantage_estimate(
+        GAMMA, now[..., None], acted[..., None], value[..., None], following[..., None],
+        reward[..., None], ended[..., None], ended[..., None],
+    )  # fmt: skip
+    return [tensor[..., 0] for tensor in found]
+
+
+def test_vtrace_agrees_with_torchrl() -> None:
     generator = torch.Generator().manual_seed(2)
     acted, now, value, reward = torch.randn(4, 3, 7, generator=generator, dtype=torch.float64)
     ended = torch.rand(3, 7, generator=generator) < 0.2
     found = packed(reward, torch.where(ended, 0.0, GAMMA).double())
     following = found.following(value, torch.randn(3, generator=generator, dtype=torch.float64))
-    theirs = functional.vtrace_advantage_estimate(
-        GAMMA, now[..., None], acted[..., None], value[..., None], following[..., None],
-        reward[..., None], ended[..., None], ended[..., None],
-    )  # fmt: skip
     ours = vtrace(now - acted, value, following, found)
-    for mine, other in zip(ours, theirs, strict=True):
-        assert torch.allclose(mine, other[..., 0])
+    for mine, other in zip(ours, theirs(acted, now, value, following, reward, ended), strict=True):
+        assert torch.allclose(mine, other)
+    following = torch.cat([VALUES[:, 1:], BEYOND[:, None]], dim=1)
+    again = theirs(*LOG_PROBS, VALUES, following, REWARDS, ENDED)
+    for kept, other in zip(TORCHRL, again, strict=True):
+        assert torch.allclose(kept, other, rtol=0.0, atol=1e-6)
