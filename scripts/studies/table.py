@@ -34,7 +34,9 @@ def write(directory: Path, study: Study, lines: Sequence[Line]) -> Path:
 def markdown(study: Study, lines: Sequence[Line]) -> str:
     """Returns the table, the commands below it."""
     extras = list(dict.fromkeys(name for line in lines for name in line.extra))
-    told = [name for name in study.facts if name not in facts.LEARNING]
+    drawn = facts.LEARNING.keys() & set(study.facts)
+    known = {name for line in lines for name in line.facts}
+    told = [name for name in study.facts if name in known and name not in drawn]
     header = ["variant", "choice", "success", "95 % interval", "seeds"]
     swaps = any(line.followed is not None for line in lines)
     header += [*(["swap followed"] if swaps else []), *extras, *told]
@@ -54,7 +56,7 @@ def markdown(study: Study, lines: Sequence[Line]) -> str:
     text = [f"# {study.title}", "", study.about, "", "![success of each variant](plot.svg)", ""]
     if study.axis:
         text += [f"![success over {study.axis}](curves.svg)", ""]
-    if len(told) < len(study.facts):
+    if drawn:
         text += ["![running success in training](learning.svg)", ""]
     text += ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
     run = {line.variant.name for line in lines}
