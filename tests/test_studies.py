@@ -150,6 +150,8 @@ def test_a_variant_s_words_stand_in_place_of_the_study_s(script: Any) -> None:  
     (job,) = study.jobs(question, [], Path("runs"))
     assert job.cell.training == ("steps=5", "task=b", "seed=0")
     assert list(job.cell.evaluations.values()) == [("episodes=20", "level=x")]
+    made = {"train": [["steps=5", "task=b"]], "evaluate": ["episodes=20", "level=x"]}
+    assert question.made(own) == made
     twice = dataclasses.replace(own, train=("task=b", "task=c"))  # within one, it is a mistake
     with pytest.raises(ConfigError, match="given twice"):
         check(study, dataclasses.replace(question, variants=(twice,)))

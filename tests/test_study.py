@@ -288,9 +288,8 @@ def test_learning_is_drawn_and_stands_in_no_column(
         study.Line(v("a", "", seeds=(0, 1)), 9, 10, (0.9, 0.9), None, {}, told),
         study.Line(v("b", "", like="a"), 9, 10, (0.9, 0.9), None, {}, told),
     ]
-    question = study.Study(
-        "toy", "A toy", "", (), (), (), facts=("frames", "parameters", *learning)
-    )
+    named, shown = tuple(line.variant for line in lines), ("frames", "parameters", *learning)
+    question = study.Study("toy", "A toy", "", (), (), named, facts=shown)
     directory = table.write(tmp_path / "toy", question, lines)
     text, picture = (directory / "README.md").read_text(), (directory / "learning.svg").read_text()
     assert "| seeds | frames |\n" in text and "](learning.svg)" in text

@@ -96,9 +96,9 @@ class Study:
         trained: Variant | None = known[variant.like] if variant.like else variant
         trainings: list[list[str]] = []
         while trained is not None:
-            trainings.insert(0, [*self.train, *trained.train])
+            trainings.insert(0, list(replaced(self.train, trained.train)))
             trained = known[trained.init] if trained.init else None
-        return {"train": trainings, "evaluate": [*self.evaluate, *variant.evaluate]}
+        return {"train": trainings, "evaluate": list(replaced(self.evaluate, variant.evaluate))}
 
 
 @dataclasses.dataclass(frozen=True)
