@@ -24,10 +24,13 @@ from embodied.core.errors import EmbodiedError, unknown_name  # noqa: E402
 STUDIES = {
     "memory_vla_ablations": "what each choice of MemoryVLA is worth",
     "sam2act_ablations": "what each choice of SAM2Act+ is worth",
+    "memory_vla_chunks": "hierarchical chunks as the memory of MemoryVLA, by imitation",
     "busy_gaps": "what a bank keeps of a cue over a long gap in which other things happen",
     "recall_ballet": "which memory lets an agent recall what it saw, and for how many frames",
-    "recall_families": "which memory lets an agent recall in four more families of tasks",
-    "recall_robot": "which memory lets an arm put a block back, learnt by reinforcement",
+    "recall_levels": "how many dancers and dances chunks get to, also unlike those of training",
+    "recall_walking": "Ballet with walking: a grid, and official pixels for an hour",
+    "recall_families": "which memory lets an agent recall in more families of tasks",
+    "recall_robot": "which memory lets an arm recall, learnt by reinforcement",
     "recall_gaps": "how long after it was shown something is still found, far beyond training",
 }
 """Name -> question; each is a module of scripts/studies with a ``STUDY``."""
