@@ -231,11 +231,14 @@ def certificate(task: str) -> dict[str, Any] | None:
 
     Those of built-in tasks come with the package. Of a task of another package it is
     ``certificates/<task>.json`` beside the module that its row names, or else in the working
-    directory, where `embodied certify` writes it.
+    directory, where `embodied certify` writes it. A task of a package that isn't installed here has
+    none: its results can still be reported.
 
     Raises:
       ConfigError: For a file of another task or version, or of other knobs than a level has now.
     """
+    if task not in task_names():
+        return None
     info = task_info(task)
     file = next((f for f in _certificate_files(info) if f.exists()), None)
     if file is None:
