@@ -41,15 +41,13 @@ def sentences(certificate: Mapping[str, Any] | None, level: str) -> list[str]:
             f"{equal} over {found['ticks']:,} ticks, until something is decided."
         )
     for control, attacks in proof.get("attack", {}).items():
-        if any(attack.get("held") for attack in attacks.values()):
-            lines.append(
-                f"Under {control} the arm is held until go, so an attacker has nothing to try."
-            )
-            continue
         for sees, attack in attacks.items():
+            tried = f"{attack['candidates']} manners of pushing leave"
+            if not attack["candidates"]:
+                tried = "the arm is held until go, so that it can't push; what shows there leaves"
             lines.append(
                 f"Under {control}, an attacker that sees {sees} and tries to carry the cue through "
-                f"the gate: {attack['candidates']} manners of pushing leave "
+                f"the gate: {tried} "
                 f"{'nothing' if attack['holds'] else 'SOMETHING'}; {percent(attack['accuracy'])} "
                 f"of its answers are right ({interval(attack['low'], attack['high'])}), by "
                 f"guessing {percent(attack['chance'])}."

@@ -134,10 +134,9 @@ def _holds(part: dict[str, Any]) -> str:
 
 def _attacker(attacks: dict[str, Any]) -> str:
     """Returns how often the attacker's decoder was right, and would be by guessing."""
-    if any(found.get("held") for found in attacks.values()):
-        return "arm held"
     worst = max(attacks.values(), key=lambda found: found["largest_difference"])
     told = f"{worst['accuracy']:.0%} of {worst['chance']:.0%}"
+    told += "" if worst["candidates"] else ", arm held"
     return told if worst["holds"] else f"{told} LEAKS"
 
 

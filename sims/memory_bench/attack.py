@@ -15,7 +15,7 @@ without any noise of sampling.
 
 In a row of choices the gate before the second one counts as well; where what must be remembered
 is how far one has got (``TaskInfo.progress``), that is what is read. Where the arm is held until
-the choice there is nothing to push, and so nothing is searched.
+the choice there is nothing to push; then the cues are only compared and read.
 
 Source of the search: R. Rubinstein, "The cross-entropy method", Methodology and Computing in
 Applied Probability 1 (1999).
@@ -77,25 +77,27 @@ def attack(
       ``largest_difference`` found at go in anything that is not declared hidden, between cues of
       one seed; ``holds``: whether that is zero. The decoder's ``accuracy`` with Wilson's 95 %
       ``low`` and ``high`` over ``asked`` answers, ``chance``, ``classes`` told apart, ``seeds``
-      played to the end with every cue, and ``candidates`` searched. But ``holds`` and ``held``
-      (True) alone where the arm is held all along.
+      played to the end with every cue, and ``candidates`` searched: 0 where the arm is held
+      all along.
 
     Raises:
       RuntimeError: If hardly any seed could be played to the end, so that nothing was attacked.
     """
     cues = spread_cues(env, 1 if env.info.progress else CUES)
-    if _held_throughout(env, seeds[0], cues[0]):
-        return {"holds": True, "held": True}
-    total = GENERATIONS * POPULATION + len(seeds)
+    candidates = 0 if _held_throughout(env, seeds[0], cues[0]) else GENERATIONS * POPULATION
+    total = candidates + len(seeds)
     report = progress or (lambda what, done, total: None)
-    best, largest = _search(env, cues, search_seeds, lambda done: report("attacker", done, total))
+    best, largest = _Push.none(), 0.0
+    if candidates:
+        told = lambda done: report("attacker", done, total)  # noqa: E731
+        best, largest = _search(env, cues, search_seeds, told)
     examples: list[list[np.ndarray]] = []
     for index, seed in enumerate(seeds):
         gates = _play_all(env, best, seed, cues)
         if gates is not None:
             largest = max(largest, _spread_of(gates))
             examples.append([_numbers(observation) for observation, _ in gates])
-        report("attacker", GENERATIONS * POPULATION + index + 1, total)
+        report("attacker", candidates + index + 1, total)
     if len(examples) < 2 or len(examples) < len(seeds) / 2:
         raise RuntimeError(
             f"{env.info.name}: only {len(examples)} of {len(seeds)} seeds could be played to the "
@@ -114,7 +116,7 @@ def attack(
         "chance": 1 / classes,
         "classes": classes,
         "seeds": len(examples),
-        "candidates": GENERATIONS * POPULATION,
+        "candidates": candidates,
         "largest_difference": largest,
     }
 
@@ -134,7 +136,14 @@ class _Push:
     weights: np.ndarray
     look: np.ndarray
 
+    @classmethod
+    def none(cls) -> _Push:
+        """Returns the push that is none."""
+        return cls(np.zeros((ACTION_SIZE, 1)), np.zeros((0, 0)))
+
     def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        if not len(self.look):
+            return np.zeros(ACTION_SIZE)
         seen = np.tanh(self.look @ _numbers(observation))
         push: np.ndarray = _STRENGTH * np.tanh(self.weights @ np.append(seen, 1.0))
         push[3:6] *= _TURNS
