@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embodied.core.errors import ConfigError
 from embodied.core.task import EXECUTE
+from sims.memory_bench import rules
 from sims.memory_bench.action import ACTION_SIZE
 
 if TYPE_CHECKING:
@@ -31,13 +31,7 @@ def check(env: MemoryBenchEnv) -> None:
     Raises:
       ConfigError: Naming the task, the rule, and what was found.
     """
-    for rule, found in RULES.items():
-        wrong = found(env)
-        if wrong:
-            raise ConfigError(
-                f"{env.info.name} breaks the rule {rule!r}: {wrong}. The rules are in "
-                "sims/memory_bench/README.md"
-            )
+    rules.keep(RULES, env.info, env)
 
 
 def _idle(env: MemoryBenchEnv) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeVar
 
 from embodied.core.errors import ConfigError, EmbodiedError
 from embodied.core.task import TaskInfo
@@ -16,6 +16,8 @@ from embodied.core.text import encode_instruction
 from sims.memory_bench.action import CONTROL_HZ
 from sims.memory_bench.machines import task_class
 from sims.memory_bench.parts import PALETTE
+
+T = TypeVar("T")
 
 SIDES = frozenset({"left", "right", "near", "far", "top", "bottom", "upper", "lower"})
 ANSWERS = SIDES | frozenset(PALETTE)
@@ -29,8 +31,13 @@ def check(info: TaskInfo) -> None:
     Raises:
       ConfigError: Naming the task, the rule, and what was found.
     """
-    for rule, found in RULES.items():
-        wrong = found(info)
+    keep(RULES, info, info)
+
+
+def keep(rules: Mapping[str, Callable[[T], str]], info: TaskInfo, shown: T) -> None:
+    """Refuses a task of which `shown` breaks one of `rules`; see `check`."""
+    for rule, found in rules.items():
+        wrong = found(shown)
         if wrong:
             raise ConfigError(
                 f"{info.name} breaks the rule {rule!r}: {wrong}. The rules are in "
@@ -93,7 +100,7 @@ def _no_answer(info: TaskInfo) -> str:
     return ""
 
 
-RULES: Mapping[str, Callable[[TaskInfo], Any]] = {
+RULES: Mapping[str, Callable[[TaskInfo], str]] = {
     "all levels have the same knobs": _levels,
     "the ceiling is below 1 exactly where something must be remembered": _ceiling,
     "every level can be made, and lasts as long as the row says": _knobs,
