@@ -17,7 +17,7 @@ from embodied.nn.action_head import ActionHeadConfig
 from embodied.nn.dit import DiTConfig
 from policies.memory_vla.model import CAM_TO_WORLD, INTRINSICS
 from policies.memory_vla.policy import MemoryVLA
-from tests.contracts.policy import random_array
+from tests.contracts.segments import random_array
 from tests.nn.tiny_vlms import INSTRUCTIONS, KINDS, MODELS
 from tests.policies.hcam import small as hcam
 from tests.policies.loaded import as_loaded

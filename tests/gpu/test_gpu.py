@@ -16,7 +16,8 @@ from embodied.train.imitation import train
 from embodied.train.logger import read_metrics
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.policy import MemoryVLA
-from tests.contracts.policy import BATCH, at, noise
+from tests.contracts.segments import at, noise
+from tests.contracts.tools import BATCH
 from tests.gpu.small import POLICY, InstructedVecEnv, make_config, make_data, make_segment
 from tests.policies import test_contract as memory_vla
 from tests.policies.hcam import test_contract as hcam

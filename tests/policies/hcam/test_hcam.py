@@ -15,7 +15,7 @@ from embodied.train.checkpoint import PolicyMeta, load, write_checkpoint
 from policies.hcam.config import HCAMConfig
 from policies.hcam.model import Encoder, TokenEncoder
 from policies.hcam.policy import HCAM
-from tests.contracts.policy import random_segment
+from tests.contracts.segments import random_segment
 from tests.contracts.tools import assert_equal
 from tests.policies.hcam.small import OBSERVATIONS, interface, make
 

@@ -16,7 +16,7 @@ from policies.sam2act.config import SAM2ActConfig, SAM2ActPlusConfig
 from policies.sam2act.model import NAMES
 from policies.sam2act.policy import SAM2Act, SAM2ActPlus
 from policies.sam2act.targets import as_logits, count_ticks
-from tests.contracts.policy import random_array
+from tests.contracts.segments import random_array
 from tests.contracts.tools import assert_equal
 from tests.policies.sam2act.small import OBSERVATIONS, SMALL_MEMORY, make
 
