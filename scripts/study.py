@@ -24,6 +24,7 @@ from embodied.core.errors import EmbodiedError, unknown_name  # noqa: E402
 STUDIES = {
     "memory_vla_ablations": "what each choice of MemoryVLA is worth",
     "sam2act_ablations": "what each choice of SAM2Act+ is worth",
+    "sam2act_views": "what larger views buy SAM2Act",
     "memory_vla_chunks": "hierarchical chunks as the memory of MemoryVLA, by imitation",
     "busy_gaps": "what a bank keeps of a cue over a long gap in which other things happen",
     "recall_ballet": "which memory lets an agent recall what it saw, and for how many frames",

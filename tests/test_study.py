@@ -241,11 +241,14 @@ def test_facts_of_a_run(study: Any, script: Any, tmp_path: Path) -> None:  # noq
         "rows": [{"state_bytes": 520}, {"state_bytes": 9}],
     }
     write_json(run / "evaluation" / "results.json", found)
+    write_json(run / "evaluation" / "keyframes_off.json", {"median_m": 0.004, "p95_m": 0.01})
     values = {n: f.of(run, run / "evaluation") for n, f in facts.FACTS.items()}
     learning = [values.pop(name) for name in facts.LEARNING]  # after 30, 60, ... 300 frames
     assert learning == [None] * 3 + [0.55] * 3 + [0.61] * 3 + [0.9]
     assert values == {
         "frames": 300,
+        "keyframe off, median": 0.004,
+        "keyframe off, 95 %": 0.01,
         "right chunk read": None,
         "parameters": 1234,
         "state bytes": 520,

@@ -78,6 +78,11 @@ def _right_chunk_read(run: Path, results: Path) -> float | None:
     return sum(shares) / len(shares) if shares else None
 
 
+def _keyframes_off(name: str) -> Callable[[Path, Path], float | None]:
+    """Returns what finds a number of `studies.keyframes_off`."""
+    return lambda run, results: float(read_json(results / KEYFRAMES_OFF)[name])
+
+
 def _frames(run: Path, results: Path) -> float:
     return float(_metrics(run)[-1]["frames"])
 
@@ -98,12 +103,19 @@ def _millions(frames: float) -> str:
     return f"{frames / 1e6:.2f} M"
 
 
+def _millimetres(metres: float) -> str:
+    return f"{1e3 * metres:.1f} mm"
+
+
 def _count(number: float) -> str:
     return f"{number:,.0f}"
 
 
 RIGHT_CHUNK, CHUNKS_READ = "right chunk read", "chunks_read.json"
 """A fact that takes as long as an evaluation, and the file beside it in which it is kept."""
+
+KEYFRAMES, KEYFRAMES_OFF = {"keyframe off, median", "keyframe off, 95 %"}, "keyframes_off.json"
+"""Facts of held-out demonstrations, and the file beside the evaluation that keeps them."""
 
 LEARNING = {f"running success at {10 * tens} %": tens / 10 for tens in range(1, 11)}
 """Name -> share of a training's frames; facts that are drawn as a curve, not told in a column."""
@@ -114,6 +126,8 @@ FACTS = {
     "frames at chance": Fact(_frames_at_chance, _millions),
     "frames to the last stage": Fact(_frames_to_last_stage, _millions),
     "frames": Fact(_frames, _millions),
+    "keyframe off, median": Fact(_keyframes_off("median_m"), _millimetres),
+    "keyframe off, 95 %": Fact(_keyframes_off("p95_m"), _millimetres),
     RIGHT_CHUNK: Fact(_right_chunk_read, percent, none="–"),
     **{name: Fact(_success_at(share), percent) for name, share in LEARNING.items()},
 }

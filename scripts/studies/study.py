@@ -16,9 +16,10 @@ from embodied.evaluate.stats import wilson
 from embodied.memory.hierarchical_chunks import HierarchicalChunks
 from embodied.train.checkpoint import load
 from studies.chunks_read import right_chunk_read
-from studies.facts import CHUNKS_READ, FACTS, RIGHT_CHUNK
+from studies.facts import CHUNKS_READ, FACTS, KEYFRAMES, KEYFRAMES_OFF, RIGHT_CHUNK
+from studies.keyframes_off import keyframes_off
 
-EVALUATION, PROBES, PROBE_BATCH = "evaluation", "probe.json", 20
+EVALUATION, PROBES, PROBE_BATCH, HELD_OUT_BATCH = "evaluation", "probe.json", 20, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Study:
       axis: What `Variant.at` means, where the study has curves.
       probe: Datasets of demonstrations that no run learns from; the cue is looked for in what
         the policies keep and act on (`embodied.evaluate.probe`).
+      held_out: Datasets of demonstrations that no run learns from, for facts about those.
       facts: Names of `studies.facts.FACTS` that stand beside success, by training seed.
     """
 
@@ -73,6 +75,7 @@ class Study:
     evaluate: tuple[str, ...]
     variants: tuple[Variant, ...]
     probe: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
     axis: str = ""
     facts: tuple[str, ...] = ()
 
@@ -151,6 +154,14 @@ class Job:
         chunks_read = self.results / CHUNKS_READ
         if RIGHT_CHUNK in self.study.facts and not chunks_read.exists():
             write_json(chunks_read, self._chunks_read())
+        off = self.results / KEYFRAMES_OFF
+        if KEYFRAMES & set(self.study.facts) and not off.exists():
+            write_json(off, self._keyframes_off())
+
+    def _keyframes_off(self) -> dict[str, float]:
+        """Returns how far the answers are off in demonstrations that no run learns from."""
+        data = SegmentDataset(list(self.study.held_out), SegmentConfig(HELD_OUT_BATCH))
+        return keyframes_off(load(self.run).policy, data, data.episodes // HELD_OUT_BATCH)
 
     def _chunks_read(self) -> list[dict[str, Any]]:
         """Returns what was read of each task as it was evaluated; none without chunks."""
