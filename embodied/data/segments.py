@@ -2,7 +2,8 @@
 
 Order is a pure function of (seed, stage, step), so resuming needs these only. Pictures stay uint8
 until the policy. Everything is kept in memory when it fits; otherwise episodes are read from
-the shards, the next batch while the current one is being learnt from. Of the observations only
+the shards, the next batch while the current one is being learnt from. For a GPU batches are made
+ahead in any case, and lie in page-locked memory. Of the observations only
 those are read that `SegmentDataset.select` asks for.
 """
 
@@ -54,6 +55,8 @@ class SegmentConfig:
       verify: Compare every shard with its sha256 when opening.
       privileged: Also give ``extras["privileged_cue"]`` int64 [B, T]: the hidden answer, for
         probes and for losses that published claims don't use.
+      pinned: Batches lie in page-locked memory, from which a CUDA device copies while it works;
+        the next one is made while the current one is being learnt from. Needs such a device.
     """
 
     batch_episodes: int = 8
@@ -66,6 +69,7 @@ class SegmentConfig:
     cache: str = "auto"
     verify: bool = True
     privileged: bool = False
+    pinned: bool = False
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "validation", "all"):
@@ -208,7 +212,7 @@ class SegmentDataset:
         ``keyframe`` float32 [B, T, 9] (see `schema.KEYFRAME_NAMES`) and ``keyframe_valid`` bool
         [B, T].
         """
-        if self._in_memory:
+        if self._in_memory and not self.config.pinned:
             return self._build(step, stage)
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "segments")
@@ -219,7 +223,8 @@ class SegmentDataset:
 
     def _build(self, step: int, stage: int) -> Segment:
         drawn = enumerate(self.pieces(step, stage))
-        return _stack([self._row(pieces, step, row) for row, pieces in drawn])
+        segment = _stack([self._row(pieces, step, row) for row, pieces in drawn])
+        return segment.map(torch.Tensor.pin_memory) if self.config.pinned else segment
 
     def whole(self, dataset: int, episode: int) -> Segment:
         """Returns an episode of a dataset's `EpisodeStore`, B = 1, read from its shard."""

@@ -73,6 +73,7 @@ def _train(config: TrainConfig, run: Path, resume: bool, opened: contextlib.Exit
             order=config.order,
             order_ticks=config.order_ticks,
             cache=config.cache,
+            pinned=device.type == "cuda",
         ),
     )
     _check_dataset(config, dataset)

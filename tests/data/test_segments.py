@@ -1,5 +1,7 @@
 """Batches of whole episodes: order, padding, cache, splits, statistics."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,28 @@ def test_order_is_a_pure_function_of_seed_and_step(original, second):
     for step in (0, 1, 2, 17, 3):
         assert equal(forward.batch(step), uncached.batch(step))
     assert SegmentDataset([original, second], SegmentConfig(4, seed=4)).pieces(0) != (expected[0])
+
+
+def test_batches_for_a_gpu_are_pinned_and_made_ahead(original, monkeypatch):
+    """Page-locked memory itself needs a GPU: here it is stood in for, and seen to be asked for."""
+    pinned: list[str] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(threading.current_thread().name)
+        return tensor.clone()
+
+    plain = SegmentDataset(original, SegmentConfig(4))
+    expected = [plain.batch(step) for step in range(3)]
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    assert not pinned
+    data = SegmentDataset(original, SegmentConfig(4, cache="always", pinned=True))
+    for step in range(3):
+        assert equal(data.batch(step), expected[step])
+    data.close()
+    tensors: list[torch.Tensor] = []
+    expected[0].map(tensors.append)
+    assert len(pinned) == 4 * len(tensors)  # the fourth batch was being made already
+    assert {name.startswith("segments") for name in pinned} == {True}
 
 
 def test_each_pass_shows_every_episode_once():

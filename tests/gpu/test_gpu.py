@@ -10,6 +10,7 @@ import torch
 
 from embodied.config import from_plain
 from embodied.core.specs import Interface
+from embodied.data.segments import SegmentConfig, SegmentDataset
 from embodied.evaluate.runner import run
 from embodied.train import checkpoint, learner
 from embodied.train.imitation import train
@@ -140,6 +141,11 @@ def test_a_checkpoint_answers_alike_on_both(trained, data):
     torch.testing.assert_close(chunks[0], chunks[1], atol=TOLERANCE, rtol=TOLERANCE)
     for name, tensor in states[0].items():
         torch.testing.assert_close(states[1][name], tensor, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_batches_lie_in_page_locked_memory(data):
+    pinned = SegmentDataset(data, SegmentConfig(batch_episodes=4, pinned=True)).batch(0)
+    assert all(tensor.is_pinned() for tensor in (pinned.chunk, *pinned.obs.values()))
 
 
 def test_a_run_resumes_on_the_device(data, tmp_path):
