@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, default=100, help="of each cell")
     parser.add_argument("--batch", type=int, default=16, help="part of the result, as ever")
     parser.add_argument("--out", type=Path, default=Path("results/robustness"))
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     try:
         made = measure(options)
     except EmbodiedError as error:

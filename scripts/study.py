@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--drop", action="store_true", help="leave out published lines made in another way"
     )
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     try:
         if options.name not in STUDIES:
             raise unknown_name("study", options.name, STUDIES)
