@@ -202,7 +202,8 @@ class LayeredMemory(VectorMemory):
         inputs = None if record is None else self._recorded(record, items)
         use = valid if wanted is None else valid & wanted
         ticks = pack(state["count"], is_first, valid, time_s)
-        asked = self._asked(ticks.take(use))
+        used = ticks.take(use)
+        asked = self._asked(used)
         look = None if read_mask is None else ticks.take(read_mask)
         x = self._coded(torch.where(valid[..., None], items, 0.0), time_s)
         x = ticks.take(x)
@@ -211,6 +212,10 @@ class LayeredMemory(VectorMemory):
         for i, layer in self._layers():
             few = asked if kept is not None or i == len(self.layers) - 1 else None
             given = None if kept is None else kept[:, :, i]
+            if given is not None and layer.asks_all():
+                # Of ticks whose values nobody wants the items may be missing, and their reads
+                # count: they are asked again as they were when acting.
+                x = torch.where(used[..., None], x, given)
             if few is not None and x.shape[1] == ticks.shape[1]:
                 given = x if given is None else given
                 x = pick(x, few.tick)

@@ -123,7 +123,7 @@ class VectorMemory(nn.Module, abc.ABC):
         """Runs T ticks for learning.
 
         Args:
-          items: [B, T, V].
+          items: [B, T, V]; with a record, those of unwanted ticks may be anything.
           time_s: [B, T].
           state: Memory before the segment.
           is_first: [B, T] bool; the row is cleared before this tick.

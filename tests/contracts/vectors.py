@@ -159,7 +159,9 @@ class VectorContract:
         wanted = torch.rand(BATCH, length, generator=torch.Generator().manual_seed(seed)) < chance
         start = filled_state(memory, seed + 1)
         value, state, record = act(memory, ticks, start, masked=True)
-        options = {"record": record} if recorded else {}
+        options = {"record": record} if record and recorded else {}
+        if options:  # what was recorded stands for their items too
+            ticks.items = torch.where(wanted[..., None], ticks.items, 9.0)
         learnt, after = learn(
             memory, ticks, start, read_mask=ticks.read_mask, wanted=wanted, **options
         )

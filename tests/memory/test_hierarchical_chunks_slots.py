@@ -99,6 +99,21 @@ def test_least_selected_keeps_what_was_read(seed: int) -> None:
         assert sorted(state["0.number"][0].tolist())[3 - len(held) :] == sorted(held)
 
 
+@pytest.mark.parametrize("seen", [True, False])
+def test_with_a_record_least_selected_keeps_what_acting_read(seen, monkeypatch) -> None:
+    """Whatever ticks are wanted: the reads of the others decide what is evicted, too."""
+    look_at_data(monkeypatch, seen)
+    memory = build(eviction="least_selected", capacity=3, chunk=2, window=2, top_k=1)
+    ticks = steady(memory, 24)
+    with torch.no_grad():
+        value, state, record = act(memory, ticks, memory.initial(2))
+        wanted = torch.arange(24).expand(2, 24) >= 21
+        ticks.items = torch.where(wanted[..., None], ticks.items, 0.0)
+        learnt, end = learn(memory, ticks, memory.initial(2), wanted=wanted, record=record)
+    assert_near(learnt[:, 21:], value[:, 21:])
+    assert_close(end, state)
+
+
 def test_retention_drops_what_has_decayed_furthest_and_reads_it_less() -> None:
     """Rates 0.1, 2, 0.1 and 0.1 a second by the vectors' first entry: the second chunk goes."""
     options = {"chunk": 1, "window": 1, "capacity": 3, "layers": 1, "heads": 1, "width": 2}
