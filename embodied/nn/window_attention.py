@@ -160,7 +160,7 @@ class WindowAttention(nn.Module):
         codes = (
             self.codes[known - window :]
             if window <= known
-            else age_codes(window, like.shape[-1], like.device)
+            else age_codes(window, like.shape[-1], like.device).to(self.codes.dtype)
         )
         code = self.position(codes)
         return code.view(window, self.heads, self.head_width)

@@ -110,6 +110,15 @@ def test_a_larger_window_is_the_state_s() -> None:
     assert_near(act(memory, ticks, memory.initial(2, 6))[0], large)
 
 
+def test_a_larger_window_has_positions_of_any_precision() -> None:
+    ticks = steady(build(), 10)
+    value, _ = learn(build(), ticks, build().initial(2, 6))
+    memory = build().double()
+    ticks.items = ticks.items.double()
+    for run in (learn, act):
+        assert_near(value.double(), run(memory, ticks, memory.initial(2, 6))[0])
+
+
 def test_positions_tell_the_order_of_past_ticks() -> None:
     memory = build(capacity=9)
     ticks = steady(memory, 6)
