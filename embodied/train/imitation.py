@@ -111,7 +111,7 @@ def _train(config: TrainConfig, run: Path, resume: bool, opened: contextlib.Exit
     write_config(run, config)
     if config.features:
         attach_features(policy, dataset, config.features)
-    logger = MetricsLogger(run, start)
+    logger = opened.enter_context(contextlib.closing(MetricsLogger(run, start)))
     amp = autocast(config.precision, device)
     final = found[-1] if found else run
     began = time.monotonic()
@@ -159,7 +159,6 @@ def _train(config: TrainConfig, run: Path, resume: bool, opened: contextlib.Exit
                 final = learner.save(run, done, meta, more, {"stage_starts": curriculum.starts})
             if last:
                 break
-    logger.close()
     return final
 
 

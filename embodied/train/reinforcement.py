@@ -8,6 +8,7 @@ the last step.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -52,11 +53,11 @@ def train(config: TrainConfig, run: str | Path, resume: bool = False) -> Path:
     """
     run = Path(run)
     check_run_directory(run, config, resume)
-    with held_directory(run):
-        return _train(config, run, resume)
+    with held_directory(run), contextlib.ExitStack() as opened:
+        return _train(config, run, resume, opened)
 
 
-def _train(config: TrainConfig, run: Path, resume: bool) -> Path:
+def _train(config: TrainConfig, run: Path, resume: bool, opened: contextlib.ExitStack) -> Path:
     device = torch_device(config.device)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -76,12 +77,13 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> Path:
             tqdm.write(f"init: {line}")
     stage = curriculum.before(start)  # a checkpoint's rows lie as the step before it had them
     rollout = Rollout(policy, learning, settings, _weights(config, stage), device)
+    opened.enter_context(contextlib.closing(rollout))
     if found:
         rollout.restore(kept)
 
     write_config(run, config)
     meta = _describe(config, policy)
-    logger = MetricsLogger(run, start)
+    logger = opened.enter_context(contextlib.closing(MetricsLogger(run, start)))
     amp = autocast(config.precision, device)
     shuffle = torch.Generator()
     final = found[-1] if found else run
@@ -137,8 +139,6 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> Path:
                 )
             if last:
                 break
-    logger.close()
-    rollout.close()
     return final
 
 

@@ -23,7 +23,7 @@ from embodied.train.config import (
     TrainConfig,
 )
 from embodied.train.learner import Learner
-from embodied.train.logger import read_metrics
+from embodied.train.logger import MetricsLogger, read_metrics
 from embodied.train.reinforcement import train, update_loss
 from embodied.train.rollout import Rollout, interface_of, shares
 from policies.hcam.config import HCAMConfig
@@ -154,6 +154,26 @@ def test_acting_and_learning_are_equally_precise(memory, tmp_path) -> None:
     train(config, tmp_path)
     (row,) = read_metrics(tmp_path)
     assert 0 <= row["kl"] < 1e-6
+
+
+def test_environments_and_log_are_closed_where_a_run_ends_in_an_error(
+    tmp_path, monkeypatch
+) -> None:
+    closed = []
+
+    def watch(part):
+        close = part.close
+        monkeypatch.setattr(part, "close", lambda self: (close(self), closed.append(part)))
+
+    def broken(self, loss):
+        raise RuntimeError("the device is gone")
+
+    watch(Rollout)
+    watch(MetricsLogger)
+    monkeypatch.setattr(Learner, "update", broken)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        train(make_config(), tmp_path)
+    assert closed[-2:] == [MetricsLogger, Rollout]
 
 
 def test_stages_change_the_tasks_and_end_early_by_success(tmp_path) -> None:
