@@ -102,13 +102,23 @@ class Learner:
           meta: Content of ``policy.json``.
           more: File stem -> tensors that the trainer needs beside the learner's.
           info: Plain data that it needs.
+
+        Raises:
+          ConfigError: If a weight is not finite; earlier checkpoints stay.
         """
+        weights = checkpoint.on_host(self.policy.state_dict())
+        wrong = checkpoint.check_weights(weights, weights)
+        if wrong:
+            raise ConfigError(
+                f"weights are not finite after step {step} ({wrong[0]}), so no checkpoint was "
+                "written; lower optim.lr"
+            )
         random = {
             "noise": self.noise.get_state().clone(),
             "global": torch.get_rng_state().clone(),
         }
         tensors = {
-            "weights": checkpoint.on_host(self.policy.state_dict()),
+            "weights": weights,
             "optimizer": optimizer_tensors(self.optimizer),
             "log": self._log,
             "random": random,

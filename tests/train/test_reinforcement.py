@@ -134,6 +134,23 @@ def test_resumed_run_equals_uninterrupted(options, tmp_path, monkeypatch) -> Non
         assert starts == [0, config.checkpoint_every]
 
 
+def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path, monkeypatch) -> None:
+    update = Learner.update
+
+    def overflow(self, loss):
+        norm = update(self, loss)
+        if checkpoint.checkpoints(tmp_path):
+            next(self.policy.parameters()).data.fill_(torch.inf)
+        return norm
+
+    monkeypatch.setattr(Learner, "update", overflow)
+    once = {"epochs": 1, "minibatches": 1}  # the loss itself was finite
+    with pytest.raises(ConfigError, match=r"not finite after step 2 .*lower optim\.lr"):
+        train(make_config(checkpoint_every=1, log_every=4, reinforce=once), tmp_path)
+    (kept,) = checkpoint.checkpoints(tmp_path)
+    assert checkpoint.load(kept).path.name == "00000001"
+
+
 def test_a_run_is_not_resumed_with_another_memory(tmp_path) -> None:
     train(make_config(steps=1, checkpoint_every=1), tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
