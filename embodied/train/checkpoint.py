@@ -201,7 +201,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing; the checkpoint is incomplete") from None
     except (SafetensorError, OSError) as error:
-        head = file.read_bytes()[:2]
+        with file.open("rb") as start:  # of what may be larger than memory
+            head = start.read(2)
         kind = (
             "a pickle or zip archive, which is never loaded"
             if head == b"PK" or head[:1] == b"\x80"

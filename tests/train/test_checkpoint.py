@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import tracemalloc
 
 import pytest
 import torch
@@ -107,6 +108,18 @@ def test_truncated_weights_are_refused(saved):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="not safetensors"):
         checkpoint.load(path)
+
+
+def test_a_large_file_is_not_read_to_say_what_is_wrong(tmp_path):
+    file = tmp_path / checkpoint.MODEL_FILE
+    with file.open("wb") as sparse:
+        sparse.truncate(2**26)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="not safetensors"):
+        checkpoint.read_weights(file)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**20
 
 
 def test_future_version_is_refused(saved):
