@@ -162,7 +162,7 @@ class Rollout:
 
     def success(self) -> dict[Setting, float]:
         """Returns the running success of settings whose window is full, or half so."""
-        enough = self.config.window // 2
+        enough = max(1, self.config.window // 2)
         pairs = zip(self.settings, self.results, strict=True)
         return {s: sum(r) / len(r) for s, r in pairs if len(r) >= enough}
 

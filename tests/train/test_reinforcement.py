@@ -239,6 +239,13 @@ def make_rollout(**options) -> Rollout:
     return Rollout(policy, config, [("recall/t_maze", "length10")], [1.0], torch.device("cpu"))
 
 
+def test_success_is_unknown_until_an_episode_ended() -> None:
+    rollout = make_rollout(window=1)
+    assert rollout.success() == {}
+    rollout.results[0].append(True)
+    assert rollout.success() == {("recall/t_maze", "length10"): 1.0}
+
+
 def test_experience_is_what_happened() -> None:
     """Rewards, ends and what was seen next agree with a replay of the actions."""
     rollout = make_rollout(ticks=40)
