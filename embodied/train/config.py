@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from embodied.core.errors import ConfigError, unknown_name
@@ -163,7 +164,8 @@ class TrainConfig:
       levels: Level of each task, where they differ; a task may stand there once a level.
       observation: ``"rgb"``, ``"rgbd"`` or ``"state"``; names the default datasets.
       data: Dataset directories, one a task; empty for ``data/<task>-<level>-<observation>``.
-      data_weights: Sampling weight of each dataset; empty for equal weights.
+      data_weights: Sampling weight of each dataset, in reinforcement each task's share of the
+        rows; empty for equal weights.
       stages: A curriculum instead of `data_weights`, recorded with the run: for example
         ``stages="[{steps: 500, weights: [1, 0]}, {steps: 1500}]"``.
       order: ``"segments"`` (whole episodes), ``"group"`` (ticks drawn from an episode) or
@@ -244,6 +246,13 @@ class TrainConfig:
     def _check_stages(self) -> None:
         if self.stages and self.data_weights:
             raise ConfigError("stages have their own weights; leave out data_weights")
+        for weights in filter(None, self.stage_weights()):
+            tasks = len(self.task)
+            if len(weights) != tasks or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+                name = "weights of a stage" if self.stages else "data_weights"
+                raise ConfigError(
+                    f"{name} must be {tasks} numbers >= 0, one a task and not all 0, got {weights}"
+                )
         early = any(stage.until for stage in self.stages[:-1])
         if early and self.algorithm == IMITATION and not self.eval_every:
             raise ConfigError(

@@ -50,12 +50,16 @@ def test_stages_end_early_where_every_weighted_task_is_learnt():
         ({"stages": [{"steps": 5}], "data_weights": [1.0]}, "leave out data_weights"),
         ({"stages": [{"steps": 5, "until": 0.5}, {"steps": 1}]}, "set eval_every="),
         ({"stages": [{"steps": 9}, {"steps": 1}], "steps": 9}, "the last would never begin"),
+        ({"stages": [{"steps": 5}, {"steps": 1, "weights": [1, 1]}]}, "a stage must be 1 numbers"),
+        ({"data_weights": [1.0, 1.0], "algorithm": "ppo"}, "data_weights must be 1 numbers >= 0"),
+        ({"data_weights": [-1.0]}, "data_weights must be"),
+        ({"data_weights": [0.0]}, "not all 0"),
     ],
 )
 def test_stages_that_make_no_sense_are_refused(options, message):
-    options["stages"] = [Stage(**stage) for stage in options["stages"]]
+    stages = [Stage(**stage) for stage in options.get("stages", [])]
     with pytest.raises(ConfigError, match=message):
-        TrainConfig(task=["a"], **options)
+        TrainConfig(task=["a"], **{**options, "stages": stages})
     with pytest.raises(ConfigError, match="steps >= 1 and until"):
         Stage(0)
     with pytest.raises(ConfigError, match="2 tasks need as many levels"):
