@@ -63,7 +63,7 @@ class GRUVector(RecurrentVector):
 
     def advance(self, item: Tensor, vectors: State) -> State:
         """Updates the hidden vector with an item."""
-        return {"hidden": self.cell(item, vectors["hidden"].to(item.dtype))}
+        return {"hidden": self.cell(item, vectors["hidden"])}
 
     def run(
         self, items: Tensor, vectors: State, first: Tensor, valid: Tensor

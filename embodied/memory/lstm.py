@@ -77,7 +77,7 @@ class LSTMVector(RecurrentVector):
         """Lets an item through all layers."""
         x, hidden, memory = item, [], []
         for i, cell in enumerate(self.cells):
-            x, c = cell(x, tuple(vectors[k][:, i].to(x.dtype) for k in ("hidden", "cell")))
+            x, c = cell(x, (vectors["hidden"][:, i], vectors["cell"][:, i]))
             hidden.append(x)
             memory.append(c)
         return {"hidden": torch.stack(hidden, dim=1), "cell": torch.stack(memory, dim=1)}

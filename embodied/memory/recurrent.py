@@ -47,7 +47,7 @@ class RecurrentVector(VectorMemory):
 
     @abc.abstractmethod
     def advance(self, item: Tensor, vectors: State) -> State:
-        """Returns the vectors that have taken in an item [B, V], its time encoded."""
+        """Returns the vectors that have taken in an item [B, V], its time encoded; no autocast."""
 
     @abc.abstractmethod
     def run(
@@ -93,7 +93,7 @@ class RecurrentVector(VectorMemory):
         pending: Pending = {"reset": reset, "record": {}, "before": before, "query": query}
         if not self.reads_present:
             return self.answer(before), pending
-        pending["after"] = self.advance(self._coded(query, time_s), before)
+        pending["after"] = self._advanced(query, time_s, before)
         return self.answer(pending["after"]), pending
 
     def write(
@@ -103,7 +103,7 @@ class RecurrentVector(VectorMemory):
         if item is pending["query"] and "after" in pending:
             after = pending["after"]
         else:
-            after = self.advance(self._coded(item, time_s), pending["before"])
+            after = self._advanced(item, time_s, pending["before"])
         count = torch.where(pending["reset"], 0, state["count"]) + 1
         return {**{k: after[k].to(state[k].dtype) for k in self.shapes()}, "count": count}
 
@@ -152,6 +152,12 @@ class RecurrentVector(VectorMemory):
             own: StateSpec = {name: (shape, dtype) for name, shape in self.shapes().items()}
             self._known[dtype] = {**own, "count": ((), torch.int64)}
         check_state(state, self._known[dtype], batch)
+
+    def _advanced(self, item: Tensor, time_s: Tensor, vectors: State) -> State:
+        """As `advance`, in the digits of the weights: as `run`, or acting would drift off it."""
+        coded = self._coded(item, time_s).to(next(self.parameters()).dtype)
+        with torch.autocast(item.device.type, enabled=False):
+            return self.advance(coded, vectors)
 
     def _coded(self, items: Tensor, time_s: Tensor) -> Tensor:
         return items if self.time is None else items + self.time(time_s)

@@ -195,3 +195,16 @@ def test_narrow_inputs_are_widened() -> None:
     assert torch.equal(value, acted) or (value - acted).abs().max() < 0.05
     assert {t.dtype for t in state.values()} == {torch.float32, torch.int64}
     assert_near(after["1.window"], state["1.window"])
+
+
+@pytest.mark.parametrize("kind", [LSTMVector, GRUVector])
+def test_recurrent_memories_act_as_precisely_as_they_learn(kind) -> None:
+    """Under autocast too, or what acting carries on would drift off what learning computes."""
+    torch.manual_seed(0)
+    memory = kind(8, time_encoding=False)
+    ticks = steady(memory, 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        acted, after, _ = act(memory, ticks, memory.initial(2))
+        learnt, state = learn(memory, ticks, memory.initial(2))
+    assert_near(acted, learnt)
+    assert_near(after["hidden"], state["hidden"])
