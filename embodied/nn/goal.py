@@ -53,7 +53,9 @@ class GoalMixture:
 
         Not the mean of the mixture: between two things that could be meant there is nothing.
         """
-        best = self.log_prob(self.mean).argmax(dim=-1)
+        # The choice has no gradient, for which [R, N, N, 3] numbers would be kept.
+        known = GoalMixture(self.log_weight.detach(), self.mean.detach(), self.log_scale.detach())
+        best = known.log_prob(known.mean).argmax(dim=-1)
         return self.mean.gather(1, best[:, None, None].expand(-1, 1, 3))[:, 0]
 
 

@@ -38,6 +38,22 @@ def test_mode_is_one_of_two_things_and_not_between_them():
     torch.testing.assert_close(goals.mode()[0], left, atol=0.02, rtol=0)
 
 
+def test_the_choice_of_the_mode_keeps_nothing_for_a_gradient():
+    goals, kept = random_goals(tokens=40), []
+    for part in (goals.log_weight, goals.mean, goals.log_scale):
+        part.requires_grad_()
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        mode = goals.mode()
+    mode.sum().backward()
+    assert goals.mean.grad.sum() == 9  # of the chosen means alone
+    assert sum(kept) < 40 * 40
+
+
 def test_masked_tokens_say_nothing_and_empty_rows_stay_finite():
     torch.manual_seed(0)
     head = GoalHead(16, 12, 8, 4, reach=0.5)
