@@ -49,16 +49,24 @@ class PerceptualCognitiveMemory(Memory):
             for name in getattr(config, option):
                 if name not in self.streams:
                     raise unknown_name(f"stream in memory.{option}", name, self.streams)
+        for option in ("capacities", "pool"):
+            for name, number in getattr(config, option).items():
+                if type(number) is not int or number < 1:
+                    raise ConfigError(
+                        f"memory.{option}.{name} must be a whole number >= 1, got {number!r}"
+                    )
         names = [n for n in self.streams if not config.remember or n in config.remember]
         self.banks = nn.ModuleDict(
             {name: StreamBank(name, *self.streams[name], config) for name in names}
         )
-        least = min([self.capacity, *config.capacities.values()])
-        if 0 < least <= config.anchor:
-            raise ConfigError(
-                f"memory.anchor={config.anchor} pins all of the {least} slots, so that nothing "
-                f"else could be stored; use a capacity of at least {config.anchor + 1}"
-            )
+        for name in names:
+            slots = config.capacities.get(name, self.capacity)
+            if 0 < slots <= config.anchor:
+                raise ConfigError(
+                    f"memory.anchor={config.anchor} pins all of the {slots} slots of {name}, so "
+                    "that nothing else could be stored; use a capacity of at least "
+                    f"{config.anchor + 1}"
+                )
         self.initial(1)
 
     def initial(self, batch: int, capacity: int | None = None) -> State:

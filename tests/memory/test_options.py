@@ -66,6 +66,9 @@ def test_the_table_loads_no_torch() -> None:
         ("perceptual_cognitive", {"overflow": "merge"}, "unknown overflow rule 'merge'"),
         ("perceptual_cognitive", {"anchor": -1}, "memory.anchor must be >= 0, got -1"),
         ("perceptual_cognitive", {"anchor": 16}, "anchor=16 pins all of the 16 slots"),
+        ("perceptual_cognitive", {"anchor": 2, "capacities": {"cognitive": 2}}, "2 slots of cogn"),
+        ("perceptual_cognitive", {"capacities": {"cognitive": "9"}}, "must be a whole number >= 1"),
+        ("perceptual_cognitive", {"pool": {"perceptual": 2.0}}, "whole number >= 1, got 2.0"),
         ("perceptual_cognitive", {"empty_read": "none"}, "unknown memory.empty_read 'none'"),
         ("perceptual_cognitive", {"time_features": -2}, "time_features must be >= 0, got -2"),
         ("perceptual_cognitive", {"merged_time": "late"}, "unknown merged_time 'late'"),
@@ -102,6 +105,12 @@ def test_streams_have_their_own_capacity_unless_overridden() -> None:
     assert {overridden[f"{s}.time_s"].shape for s in STREAMS} == {(2, 5)}
     cleared = memory.clear(state, torch.tensor([True, False]))
     assert {k: v.shape for k, v in cleared.items()} == {k: v.shape for k, v in state.items()}
+
+
+def test_an_anchor_leaves_a_slot_of_each_stream_and_no_other_number_counts() -> None:
+    capacities = {"perceptual": 4, "cognitive": 5}
+    memory = build(capacity=1, capacities=capacities, anchor=3)
+    assert memory.capacity_of(memory.initial(1)) == 5
 
 
 def test_streams_that_are_not_remembered_pass_unchanged() -> None:
