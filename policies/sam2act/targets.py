@@ -67,7 +67,7 @@ def make_targets(
     """Moves the targets of a segment with its scenes.
 
     Args:
-      segment: See `targets`.
+      segment: See `target_points`.
       acts: bool [B, T]; ticks that have a target.
       rows: int64 [R] of the flattened [B, T].
       frame: The scene box.
