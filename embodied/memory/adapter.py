@@ -129,7 +129,8 @@ class VectorAdapter(Memory):
 
     def write(self, pending: Pending, item: Streams, time_s: Tensor, state: State) -> State:
         """Stores the pooled item."""
-        again = item is pending["query"] and not self.detach
+        query = pending["query"]
+        again = not self.detach and all(item[name] is query[name] for name in self.streams)
         pooled = pending["pooled"] if again else self._pooled_item(item)
         return self.inner.write(pending["inner"], pooled, time_s, state)
 

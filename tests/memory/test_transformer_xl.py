@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from embodied.memory import build_memory
 from embodied.memory.gru import GRUVector
 from embodied.memory.lstm import LSTMVector
 from embodied.memory.transformer_xl import Gate, TransformerXL, TransformerXLConfig
 from embodied.nn.window_attention import BLOCK, WindowAttention
+from tests.contracts.tools import assert_close
 from tests.contracts.vectors import Vectors, act, assert_near, learn, random_vectors
 
 SMALL = {"width": 8, "heads": 2, "capacity": 3, "layers": 1, "time_encoding": False}
@@ -208,3 +210,20 @@ def test_recurrent_memories_act_as_precisely_as_they_learn(kind) -> None:
         learnt, state = learn(memory, ticks, memory.initial(2))
     assert_near(acted, learnt)
     assert_near(after["hidden"], state["hidden"])
+
+
+@pytest.mark.parametrize("name", ["gru", "transformer_xl"])
+def test_what_was_asked_is_not_computed_again_to_be_stored(name, monkeypatch) -> None:
+    """Whatever dictionary the same tensors come in."""
+    torch.manual_seed(0)
+    memory = build_memory(name, {"tokens": (4, 8)}, {"width": 8}).eval()
+    state, no, now = memory.initial(2), torch.zeros(2).bool(), torch.zeros(2)
+    query, pooled = {"tokens": torch.randn(2, 4, 8)}, memory.pool.forward
+    _, pending = memory.read(query, now, state, no)
+    calls = []
+    monkeypatch.setattr(memory.pool, "forward", lambda item: calls.append(1) or pooled(item))
+    written = memory.write(pending, {**query, "tokens.mark": torch.zeros(2)}, now, state)
+    assert not calls
+    other = memory.write(pending, {"tokens": query["tokens"].clone()}, now, state)
+    assert calls
+    assert_close(written, other)
