@@ -192,7 +192,7 @@ class TrainConfig:
       precision: ``"fp32"``, ``"bf16"`` (autocast), or ``"auto"``: bf16 where it is fast.
       log_every: Steps between log rows.
       checkpoint_every: Steps between checkpoints.
-      eval_every: Steps between evaluations on validation seeds; 0 for none.
+      eval_every: Steps between evaluations on validation seeds in imitation; 0 for none.
       eval_episodes: Episodes of such an evaluation.
     """
 
@@ -257,6 +257,11 @@ class TrainConfig:
         if early and self.algorithm == IMITATION and not self.eval_every:
             raise ConfigError(
                 "a stage with until= is ended by success on validation seeds; set eval_every="
+            )
+        if self.eval_every and self.algorithm != IMITATION:
+            raise ConfigError(
+                f"eval_every={self.eval_every} is for imitation: algorithm={self.algorithm} logs "
+                "the success of its own latest episodes (success/<task>-<level>); leave it at 0"
             )
         planned = sum(stage.steps for stage in self.stages[:-1])
         if planned >= self.steps and self.stages:

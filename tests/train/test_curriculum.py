@@ -52,6 +52,7 @@ def test_stages_end_early_where_every_weighted_task_is_learnt():
         ({"stages": [{"steps": 9}, {"steps": 1}], "steps": 9}, "the last would never begin"),
         ({"stages": [{"steps": 5}, {"steps": 1, "weights": [1, 1]}]}, "a stage must be 1 numbers"),
         ({"data_weights": [1.0, 1.0], "algorithm": "ppo"}, "data_weights must be 1 numbers >= 0"),
+        ({"eval_every": 5, "algorithm": "vtrace"}, "is for imitation: algorithm=vtrace logs"),
         ({"data_weights": [-1.0]}, "data_weights must be"),
         ({"data_weights": [0.0]}, "not all 0"),
     ],
