@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -346,8 +345,3 @@ def read_train_state(directory: Path) -> tuple[dict[str, Any], dict[str, dict[st
             "carries on from the checkpoint before it, or start anew in another out="
         ) from error
     return info, {file.stem: read_weights(file) for file in sorted(state.glob("*.safetensors"))}
-
-
-def rng_tensor(generator: torch.Generator) -> Tensor:
-    """Returns a generator's state as a uint8 tensor that safetensors can hold."""
-    return generator.get_state().clone()
