@@ -117,6 +117,8 @@ class Learner:
             "noise": self.noise.get_state().clone(),
             "global": torch.get_rng_state().clone(),
         }
+        if self.device.type == "cuda":  # dropout draws there
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
         tensors = {
             "weights": weights,
             "optimizer": optimizer_tensors(self.optimizer),
@@ -152,6 +154,8 @@ class Learner:
         restore_optimizer(self.optimizer, tensors["optimizer"])
         self.noise.set_state(tensors["random"]["noise"])
         torch.set_rng_state(tensors["random"]["global"])
+        if self.device.type == "cuda" and "cuda" in tensors["random"]:  # not if begun on a CPU
+            torch.cuda.set_rng_state(tensors["random"]["cuda"], self.device)
         self._log = self._here(tensors["log"])
         return info, {stem: found for stem, found in tensors.items() if stem not in _NEEDED}
 

@@ -156,6 +156,16 @@ def test_a_run_resumes_on_the_device(data, tmp_path):
     assert checkpoint.load(last, "cpu").path == last
 
 
+def test_what_the_device_draws_goes_on_where_it_was(data, tmp_path):
+    config = make_config(data, steps=2, checkpoint_every=2, device=DEVICE)
+    last = train(config, tmp_path / "run")
+    expected = torch.rand(3, device=DEVICE)
+    torch.rand(5, device=DEVICE)
+    policy = checkpoint.load(last, DEVICE).policy
+    learner.Learner(policy, config, torch.device(DEVICE)).restore(last)
+    assert torch.equal(torch.rand(3, device=DEVICE), expected)
+
+
 def test_ten_episodes(tmp_path):
     options = {**POLICY, "proprio": ["position"], "memory_config": {"capacity": 3}}
     specs = InstructedVecEnv(1).observation_specs
