@@ -38,9 +38,16 @@ class Place:
 
 
 def evaluation(
-    path: Path, places: Sequence[Place] = (Place(3, 4, 4),), seed: int = 0, config=None, **fields
+    path: Path,
+    places: Sequence[Place] = (Place(3, 4, 4),),
+    seed: int = 0,
+    config=None,
+    network: str = "",
+    **fields,
 ) -> Path:
-    """Writes what publishing reads of a results directory."""
+    """Writes what publishing reads of a results directory; `fields` are those of its rows."""
+    kind = fields.get("intervene", "none")
+    swap = {} if kind == "none" else {"intervened": True, "donor_cue": 1, "followed": True}
     rows, episodes = [], []
     for place in places:
         setting = {"task": place.task, "level": place.level, "n": place.n}
@@ -48,7 +55,8 @@ def evaluation(
         episodes += [
             EpisodeResult(
                 place.task, place.level, 5 + i, 0, i < place.wins, i < place.commits, "a", "", 9,
-                1.0, 0.0, 3, 8, 0, train_seed=seed,
+                1.0, 0.0, 3, 8, 0, train_seed=seed, intervene=kind,
+                **swap,
             )
             for i in range(place.n)
         ]  # fmt: skip
@@ -56,7 +64,7 @@ def evaluation(
     results = {
         "format_version": 1,
         "rows": rows,
-        "policy": {"train": {"seed": seed}, "sha256": f"{path}"},
+        "policy": {"train": {"seed": seed}, "sha256": network or f"{path}"},
         "config": {"source": "run", **(config or {})},
         "command": "c",
         "commit": "d",
@@ -98,6 +106,34 @@ def test_what_older_results_leave_out_is_the_default(tmp_path, root):
     first = evaluation(tmp_path / "a")
     other = evaluation(tmp_path / "b", seed=1, config={"clock": "episode", "capacity": 0})
     assert publish.add_claim([first, other], root=root)["n"] == 8
+
+
+def test_swaps_are_of_the_claims_networks_in_its_setting_and_each_once(tmp_path, root):
+    plain = evaluation(tmp_path / "a", network="mine")
+    swaps = {
+        name: evaluation(tmp_path / name, intervene="swapped", **{"network": "mine", **fields})
+        for name, fields in {
+            "own": {},
+            "again": {},
+            "other": {"network": "another"},
+            "batch": {"batch": 24},
+            "knobs": {"knobs": {"K": 9}},
+        }.items()
+    }
+
+    def add(*names: str) -> dict:
+        return publish.add_claim([plain], swapped=[swaps[name] for name in names], root=root)
+
+    with pytest.raises(DataError, match=r"networks that the claim is not about \(sha256 another\)"):
+        add("own", "other")
+    with pytest.raises(DataError, match=r"in another setting: {'batch': \(16, 24\)}"):
+        add("batch")
+    with pytest.raises(DataError, match=r"in another setting: {'knobs'"):
+        add("knobs")
+    with pytest.raises(DataError, match="of one network are swapped in several evaluations"):
+        add("own", "again")
+    assert add("own")["swap_followed"] == 1.0
+    assert "followed in 4 of 4 episodes" in report(root, CLAIM)
 
 
 # ---- twins ------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from embodied.evaluate.results import (
     write_episodes,
 )
 from embodied.evaluate.summary import summarise, swap_summary
-from embodied.evaluate.twins import MEMORYLESS, check_memoryless, check_setting
+from embodied.evaluate.twins import MEMORYLESS, SETTING, check_memoryless, check_setting
 from embodied.train.checkpoint import MODEL_FILE, POLICY_FILE, resolve
 
 SAME = (
@@ -83,8 +83,8 @@ def add_claim(
       role: ``"policy"``, or ``"twin"`` for the twin that was evaluated beside it.
       intervene: Which intervention's rows.
       name: The claim's id; by default policy, task, size, observation, and what is unusual.
-      swapped: Results directories with ``intervene=swapped`` rows of the same networks; by
-        default those of `evaluations` that have such rows.
+      swapped: Results directories with ``intervene=swapped`` rows of the same networks, each
+        once and in the same setting; by default those of `evaluations` that have such rows.
       twin: Id of the twin's claim, published before.
       checkpoint: Run or checkpoint directory to ship; None ships nothing, unless an equal one
         is published already.
@@ -111,6 +111,7 @@ def add_claim(
         raise DataError(f"the evaluations hold {held}; say task= and level=, or suite=")
     swap_sources = sources if swapped is None else [_Source(Path(path)) for path in swapped]
     _check_together([*sources, *swap_sources], rows, per_task=bool(suite))
+    swaps = _swapped(swap_sources, rows, [source.network(role) for source in sources], role)
     train_seeds = [source.train_seed(role) for source in sources]
     if len(set(train_seeds)) != len(train_seeds):
         raise DataError(f"training seeds repeat: {train_seeds}; pool each network once")
@@ -121,7 +122,6 @@ def add_claim(
         if (e.task, e.level) in settings and e.intervene == intervene
     ]
     first = rows[0]
-    swaps = _swapped(swap_sources, settings, role)
     numbers = summarise(episodes, _mean(rows, "ceiling"), _mean(rows, "expert"))
     row = {field: numbers.get(field, first.get(field)) for field in FIELDS}
     row |= {
@@ -199,6 +199,10 @@ class _Source:
     def train_seed(self, role: str) -> int:
         return self.results[role]["train"].get("seed")
 
+    def network(self, role: str) -> str:
+        """Returns the hash of the weights that were measured."""
+        return str(self.results[role]["sha256"])
+
     def asked(self) -> dict[str, Any]:
         """Returns what was asked for of `SAME_CONFIG`; older results leave out defaults."""
         where = str(self.path / RESULTS)
@@ -233,16 +237,49 @@ def _check_together(
 
 
 def _swapped(
-    sources: Sequence[_Source], settings: Sequence[tuple[str, str]], role: str
+    sources: Sequence[_Source],
+    plain: Sequence[dict[str, Any]],
+    networks: Sequence[str],
+    role: str,
 ) -> list[EpisodeResult]:
+    """Returns the episodes with swapped memories of a claim's tasks and levels.
+
+    Args:
+      sources: Where they may be.
+      plain: The claim's rows.
+      networks: Hashes of its networks.
+      role: Its role; a twin has no memory to swap.
+
+    Raises:
+      DataError: If they are of another network or setting, or of one network twice.
+    """
     if role != "policy":
         return []
-    return [
-        e
-        for source in sources
-        for e in source.episodes(role)
-        if e.intervene == SWAPPED and (e.task, e.level) in settings
-    ]
+    first = {(row["task"], row["level"]): row for row in plain}
+    episodes: list[EpisodeResult] = []
+    measured: list[tuple[str, str, str]] = []
+    for source in sources:
+        for row in source.results["rows"]:
+            place = (row["task"], row["level"])
+            if (row["role"], row["intervene"]) != (role, SWAPPED) or place not in first:
+                continue
+            # A replay of the claim takes the batch of its plain episodes.
+            fields = (*SETTING, "batch")
+            if odd := [field for field in fields if row[field] != first[place][field]]:
+                both = {field: (first[place][field], row[field]) for field in odd}
+                raise DataError(f"{source.path} swaps memories in another setting: {both}")
+            measured.append((source.network(role), *place))
+        found = [e for e in source.episodes(role) if e.intervene == SWAPPED]
+        episodes += [e for e in found if (e.task, e.level) in first]
+    if strange := {network for network, *_ in measured} - set(networks):
+        raise DataError(
+            f"memories were swapped of networks that the claim is not about (sha256 "
+            f"{', '.join(sorted(network[:12] for network in strange))}); name the evaluations of "
+            "its own"
+        )
+    if len(set(measured)) != len(measured):
+        raise DataError("memories of one network are swapped in several evaluations; name one")
+    return episodes
 
 
 def _mean(rows: Sequence[dict[str, Any]], field: str) -> Any:
