@@ -139,6 +139,10 @@ def test_edited_rows_and_checkpoints_are_noticed(published):
     result = verify_claim(row["id"], 2, root=root)
     assert result.exit_code == 1 and len(result.differing) == 2
     assert "NOT verified" in result.text() and "success" in result.text()
+    write_episodes(path, edited[:-1])
+    with pytest.raises(DataError, match="holds 11 episodes"):
+        verify_claim(row["id"], 2, root=root)
+    write_episodes(path, edited)
     other = root / twin["id"] / "checkpoint"
     shutil.rmtree(root / row["id"] / "checkpoint")
     shutil.copytree(other, root / row["id"] / "checkpoint")

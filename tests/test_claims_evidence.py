@@ -17,9 +17,12 @@ from embodied.evaluate.results import EpisodeResult, write_episodes
 KNOBS = registry.task_info("remember_color").knobs("easy")
 
 
-def claim(root: Path, name: str, memory: str, *rows: dict[str, Any]) -> None:
+def claim(
+    root: Path, name: str, memory: str, *rows: dict[str, Any], intervene: str = "none"
+) -> None:
     """Adds a claim with an evaluation of these rows."""
     given = {"id": name, "policy": "memory_vla", "memory": memory, "observation": "state"}
+    given["intervene"] = intervene
     file = root / "index.json"
     kept = evidence.read_index(root)
     write_json(file, [*kept, {**dict.fromkeys(FIELDS), **given}])
@@ -77,6 +80,12 @@ def test_a_network_without_memory_is_held_to_the_ceiling(tmp_path: Path) -> None
 def test_other_knobs_and_privileged_policies_prove_nothing(tmp_path: Path) -> None:
     claim(tmp_path, "other", "gru", {"knobs": {**KNOBS, "K": 5}}, {"level": "hard"})
     claim(tmp_path, "oracle", "gru", {"privileged": True})
+    assert told(tmp_path) == []
+
+
+def test_a_claim_of_erased_memories_is_not_told_with_the_plain_episodes(tmp_path: Path) -> None:
+    rows = {}, {"intervene": "erased", "successes": 30}
+    claim(tmp_path, "erased", "gru", *rows, intervene="erased")
     assert told(tmp_path) == []
 
 

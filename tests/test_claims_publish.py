@@ -136,6 +136,22 @@ def test_swaps_are_of_the_claims_networks_in_its_setting_and_each_once(tmp_path,
     assert "followed in 4 of 4 episodes" in report(root, CLAIM)
 
 
+def cut(file: Path) -> None:
+    """Loses the last line of a file, as half a copy of it would."""
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+
+
+def test_episodes_that_were_lost_are_noticed(tmp_path, root):
+    source = evaluation(tmp_path / "a", (Place(3, 4, 4), Place(1, 4, 4, "hard")))
+    cut(source / "episodes.jsonl")
+    with pytest.raises(DataError, match=r"3 episodes of color hard none, results\.json tells of 4"):
+        publish.add_claim([source], suite="colors", root=root)
+    twin = publish.add_claim([evaluation(tmp_path / "t", memory="none")], root=root)
+    cut(root / TWIN / "episodes.jsonl")
+    with pytest.raises(DataError, match=r"holds 3 episodes, the claim '.*-none' is about 4"):
+        publish.add_claim([evaluation(tmp_path / "b")], twin=twin["id"], root=root)
+
+
 # ---- twins ------------------------------------------------------------------------------
 
 

@@ -33,6 +33,8 @@ def sentences(
     """
     root, lines = root or results_root(), []
     for claim in read_index(root):
+        if claim["intervene"] != NONE:
+            continue  # a memory that was tampered with proves nothing, and its plain rows are told
         rows = [
             row
             for file in sorted((root / claim["id"]).glob("evaluation-*.json"))

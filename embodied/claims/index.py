@@ -9,11 +9,13 @@ checkpoint. Reading the index needs no torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from embodied.core.errors import ConfigError, DataError, unknown_name
 from embodied.core.files import read_json
+from embodied.evaluate.results import EpisodeResult, read_episodes
 
 INDEX = "index.json"
 EPISODES, SWAPPED_EPISODES = "episodes.jsonl", "swapped_episodes.jsonl"
@@ -58,6 +60,25 @@ def find_claim(name: str, root: Path | None = None) -> dict[str, Any]:
     if name not in rows:
         raise unknown_name("claim", name, rows)
     return rows[name]
+
+
+def claim_episodes(row: Mapping[str, Any], folder: Path) -> list[EpisodeResult]:
+    """Returns a claim's episodes.
+
+    Args:
+      row: Its row of the index.
+      folder: Where its files are.
+
+    Raises:
+      DataError: If they are not as many as its row says.
+    """
+    episodes = read_episodes(folder / EPISODES)
+    if len(episodes) != row["n"]:
+        raise DataError(
+            f"{folder / EPISODES} holds {len(episodes)} episodes, the claim {row['id']!r} is about "
+            f"{row['n']}: one of them is damaged or edited. Restore the folder, or publish again"
+        )
+    return episodes
 
 
 def claim_checkpoint(name: str, root: Path | None = None) -> Path:

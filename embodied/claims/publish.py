@@ -33,8 +33,8 @@ from embodied.evaluate.results import (
     RESULTS,
     SWAPPED,
     EpisodeResult,
-    read_episodes,
     read_results,
+    read_role,
     write_episodes,
 )
 from embodied.evaluate.summary import summarise, swap_summary
@@ -210,8 +210,7 @@ class _Source:
         return {name: to_plain(getattr(config, name)) for name in SAME_CONFIG}
 
     def episodes(self, role: str) -> list[EpisodeResult]:
-        name = EPISODES if role == "policy" else "twin_episodes.jsonl"
-        return read_episodes(self.path / name)
+        return read_role(self.path, self.results, role)
 
 
 def _check_together(

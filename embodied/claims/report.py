@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from embodied.claims.index import EPISODES, SWAPPED_EPISODES, find_claim
+from embodied.claims.index import SWAPPED_EPISODES, claim_episodes, find_claim
 from embodied.core.errors import DataError
 from embodied.core.files import read_json
 from embodied.evaluate import stats
@@ -25,9 +25,9 @@ def text(row: dict[str, Any], folder: Path, root: Path) -> str:
       root: Directory of results, where its twin's are.
 
     Raises:
-      DataError: If it shares no seed with its twin.
+      DataError: If it shares no seed with its twin, or a file of episodes is damaged.
     """
-    episodes = read_episodes(folder / EPISODES)
+    episodes = claim_episodes(row, folder)
     lines = [f"# {row['id']}", ""]
     lines.append(
         f"{row['policy']} with memory {row['memory']} on {row['task']} ({row['level']}, "
@@ -95,7 +95,7 @@ def _twin(row: dict[str, Any], episodes: Sequence[EpisodeResult], root: Path) ->
     the first twin where there are fewer of them.
     """
     twin = find_claim(row["twin"], root)
-    rows = read_episodes(root / row["twin"] / EPISODES)
+    rows = claim_episodes(twin, root / row["twin"])
     pairs = []
     for seed in row["train_seeds"]:
         partner = seed if seed in twin["train_seeds"] else twin["train_seeds"][0]

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from embodied.claims.index import (
-    EPISODES,
     SWAPPED_EPISODES,
     claim_checkpoint,
+    claim_episodes,
     find_claim,
     results_root,
 )
@@ -109,6 +109,7 @@ def verify_claim(
 
     Raises:
       ConfigError: If the claim is unknown or ships no checkpoint.
+      DataError: If its episodes are not as many as the index says.
       CheckpointError: If the checkpoint is not the one that was measured.
     """
     root = root or results_root()
@@ -124,12 +125,11 @@ def verify_claim(
     compared: list[Comparison] = []
     machine = evaluation["machine"]
     same = (provenance.cpu_model(), device) == (machine["cpu"], machine["device"])
-    for file in (EPISODES, SWAPPED_EPISODES):
-        path = root / name / file
-        if not path.exists():
-            continue
-        published = [e for e in read_episodes(path) if e.train_seed == train_seed]
-        chosen = spread(published, episodes)
+    files = [claim_episodes(row, root / name)]
+    if (swaps := root / name / SWAPPED_EPISODES).exists():
+        files.append(read_episodes(swaps))
+    for published in files:
+        chosen = spread([e for e in published if e.train_seed == train_seed], episodes)
         compared += _compare(config, loaded, chosen, with_length=same)
     return Verification(name, tuple(compared), same, machine["gpu"] or machine["cpu"])
 

@@ -53,7 +53,7 @@ class EvaluateConfig:
       level: Level; by default the one it was trained on.
       knobs: Knob overrides on top of the level.
       intervene: Any of ``none``, ``swapped``, ``erased``, ``frozen``, ``rewound`` and
-        ``swapped_rewound``; a row each.
+        ``swapped_rewound``; a row each, named twice or not.
       process: Adds the interventions that tell what was stored, kept, recalled and executed
         (`embodied.evaluate.process`), and those rates.
       intervene_episodes: Episodes of each real intervention; 0 for as many as `episodes`.
@@ -110,8 +110,8 @@ class EvaluateConfig:
                 raise ConfigError(f"{name} must be >= {least}, got {getattr(self, name)}")
         if not self.intervene:
             raise ConfigError("intervene is empty; use intervene=none for a plain evaluation")
-        if self.process:
-            self.intervene = list(dict.fromkeys([*self.intervene, *NEEDED]))
+        # Each once: the same episodes a second time would be counted as more of them.
+        self.intervene = list(dict.fromkeys([*self.intervene, *(NEEDED if self.process else ())]))
         if self.clock not in CLOCKS:
             raise unknown_name("clock", self.clock, CLOCKS)
         for kind in self.intervene:

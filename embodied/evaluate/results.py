@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,4 +144,33 @@ def read_episodes(path: Path) -> list[EpisodeResult]:
             episodes.append(EpisodeResult.from_json(json.loads(line)))
         except (ValueError, TypeError, DataError) as error:
             raise DataError(f"{path}, line {number}: {error}") from error
+    return episodes
+
+
+def read_role(
+    directory: Path, results: Mapping[str, Any], role: str = "policy"
+) -> list[EpisodeResult]:
+    """Reads all episodes of one role of an evaluation directory.
+
+    Args:
+      directory: The evaluation directory.
+      results: Its `read_results`.
+      role: ``"policy"``, or ``"twin"`` for the twin evaluated beside it.
+
+    Raises:
+      DataError: If they are not as many as the results say of each task and intervention.
+    """
+    path = directory / (EPISODES if role == "policy" else TWIN_EPISODES)
+    episodes = read_episodes(path)
+    there = Counter((e.task, e.level, e.intervene) for e in episodes)
+    told: Counter[tuple[str, str, str]] = Counter()
+    for row in results["rows"]:
+        if row["role"] == role:
+            told[row["task"], row["level"], row["intervene"]] += row["n"]
+    if there != told:
+        odd = min(key for key in there | told if there[key] != told[key])
+        raise DataError(
+            f"{path} holds {there[odd]} episodes of {' '.join(odd)}, {RESULTS} tells of "
+            f"{told[odd]}: one of them is damaged or edited. Evaluate again"
+        )
     return episodes

@@ -12,12 +12,11 @@ from embodied.core.errors import ConfigError
 from embodied.evaluate import remote
 from embodied.evaluate.config import EvaluateConfig
 from embodied.evaluate.results import (
-    EPISODES,
     NONE,
     RESULTS,
     EpisodeResult,
-    read_episodes,
     read_results,
+    read_role,
 )
 from embodied.serve.client import is_uri
 from embodied.train.checkpoint import LoadedPolicy
@@ -82,11 +81,12 @@ def opened(config: EvaluateConfig) -> Iterator[LoadedPolicy | StoredTwin | None]
             check_memoryless(what, str(loaded.meta.config.get("memory", "")))
             yield loaded
         return
-    rows = [row for row in read_results(path)["rows"] if row["role"] == "policy"]
+    results = read_results(path)
+    rows = [row for row in results["rows"] if row["role"] == "policy"]
     for row in rows:
         check_memoryless(what, row["memory"])
     plain = [row for row in rows if row["intervene"] == NONE]
-    episodes = [e for e in read_episodes(path / EPISODES) if e.intervene == NONE]
+    episodes = [e for e in read_role(path, results) if e.intervene == NONE]
     yield StoredTwin(path, plain, episodes)
 
 

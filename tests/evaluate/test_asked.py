@@ -28,3 +28,8 @@ def test_levels_are_written_where_they_differ():
     assert meta.trained_on() == [("color", "easy"), ("block", "easy")]
     meta.levels = ["easy", "hard", "easy"]
     assert meta.trained_on() == TRAINED
+
+
+def test_an_intervention_named_twice_is_run_once():
+    config = EvaluateConfig("runs/x", intervene=["none", "swapped", "none"])
+    assert config.intervene == ["none", "swapped"]

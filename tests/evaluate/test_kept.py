@@ -212,7 +212,13 @@ def test_a_stored_twin_of_another_setting(checkpoints, quick, stored, field, val
 def test_a_stored_twin_without_the_task_or_the_seeds(checkpoints, quick, stored) -> None:
     with pytest.raises(ConfigError, match=r"has 2 episodes of remember_color, none of a seed"):
         evaluate(checkpoints["gru"], twin=str(stored), seed_start=EVAL_SEED_START + 2)
-    results = read_json(stored / "results.json")
-    results["rows"][0]["level"] = "hard"
-    write_json(stored / "results.json", results)
+    for file in (stored / "results.json", stored / "episodes.jsonl"):
+        file.write_text(file.read_text().replace('"level": "easy"', '"level": "hard"'))
     refused_at_once(quick, checkpoints, stored, ConfigError, "no episodes of remember_color easy")
+
+
+def test_a_stored_twin_that_lost_an_episode(checkpoints, quick, stored) -> None:
+    file = stored / "episodes.jsonl"
+    file.write_text(file.read_text().splitlines(keepends=True)[0])
+    match = "holds 1 episodes of remember_color easy none, results.json tells of 2"
+    refused_at_once(quick, checkpoints, stored, DataError, match)
