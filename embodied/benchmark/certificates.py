@@ -11,16 +11,21 @@ POOR = {"write_once": "a memory that keeps what it first wrote and never updates
 """Baselines of tasks, in words."""
 
 
-def sentences(certificate: Mapping[str, Any] | None, level: str) -> list[str]:
+def sentences(
+    certificate: Mapping[str, Any] | None, level: str, knobs: Mapping[str, Any]
+) -> list[str]:
     """Returns what the certificates of a level say.
 
     Args:
       certificate: Of `registry.certificate`; None where a task has none.
       level: Level name.
+      knobs: All knobs in force.
     """
     proof = (certificate or {}).get("levels", {}).get(level)
     if proof is None:
         return ["No certificate is stored; `embodied certify` makes one."]
+    if proof["knobs"] != dict(knobs):
+        return [f"None is stored for these knobs; those of {level} hold for its own."]
     lines = [_ceiling(proof["ceiling"])]
     for name, value in proof["ceiling"].get("baselines", {}).items():
         what = POOR.get(name, f"a poor memory ({name.replace('_', ' ')})")

@@ -107,21 +107,23 @@ def _task(
     task, level = place
     info = registry.task_info(task)
     text, instructions = registry.task_words(task)
-    knobs = ", ".join(f"{key} {value}" for key, value in info.knobs(level).items())
+    done = [row for line in lines for row in line.of(place)]
+    knobs = done[0]["knobs"] if done else info.knobs(level)  # words of a command may change them
+    shown = ", ".join(f"{key} {value}" for key, value in knobs.items())
     parts: list[object] = [
         element("summary", f"{task} {level}: {info.summary}"),
         *(element("p", paragraph.replace("``", "")) for paragraph in text.split("\n\n")),
         element("p", "Instructions: ", "; ".join(f"“{said}”" for said in instructions)),
-        element("p", f"{info.env_id}, {knobs}.", class_="note"),
+        element("p", f"{info.env_id}, {shown}.", class_="note"),
         element("h3", "Certificates"),
-        html.items(_unmarked(certificates.sentences(registry.certificate(task), level))),
-        *_published(task, level, info.knobs(level)),
+        html.items(_unmarked(certificates.sentences(registry.certificate(task), level, knobs))),
+        *_published(task, level, knobs),
         element("h3", "Memories"),
         _results(place, lines, looks),
     ]
     if films:
-        shown = [html.video(path, label) for path, label in films]
-        parts += [element("h3", "Videos"), element("div", *shown, class_="videos")]
+        videos = [html.video(path, label) for path, label in films]
+        parts += [element("h3", "Videos"), element("div", *videos, class_="videos")]
     return element("details", *parts)
 
 

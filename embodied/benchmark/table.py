@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +14,11 @@ from embodied.benchmark.record import Record
 from embodied.core.files import write_atomic, write_json
 from embodied.evaluate.process import STAGES
 from embodied.evaluate.results import (
-    EPISODES,
     NONE,
     RESULTS,
     EpisodeResult,
-    read_episodes,
     read_results,
+    read_role,
 )
 from embodied.evaluate.stats import clustered_paired, wilson
 from embodied.report.text import (
@@ -35,6 +32,7 @@ from embodied.report.text import (
     tenths,
     whole,
 )
+from embodied.train.logger import cpu_seconds, read_metrics
 
 REFERENCE = "full_history"
 """Every memory is compared with it on the same seeds, where it is in the table."""
@@ -89,9 +87,8 @@ def read(evaluations: Sequence[Path], record: Record) -> list[Line]:
         line = lines.setdefault(memory, empty)
         line.rows[seed] = _plain(results)
         line.step_ms[seed] = results["policy"].get("step_ms")
-        line.cpu_s[seed] = training_cpu_s(directory.parent / RUN / "metrics.jsonl")
-        episodes = read_episodes(directory / EPISODES)
-        line.episodes[seed] = [e for e in episodes if e.intervene == NONE]
+        line.cpu_s[seed] = cpu_seconds(read_metrics(directory.parent / RUN))
+        line.episodes[seed] = [e for e in read_role(directory, results) if e.intervene == NONE]
         for column in record.beyond:
             other = directory.with_name(BEYOND.format(column))
             if (other / RESULTS).exists():
@@ -103,17 +100,6 @@ def _plain(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the rows of the policy itself, whose memory nobody touched."""
     rows: list[dict[str, Any]] = results["rows"]
     return [row for row in rows if (row["role"], row["intervene"]) == ("policy", NONE)]
-
-
-def training_cpu_s(metrics: Path) -> float | None:
-    """Returns the CPU seconds of all processes that trained a run; None where none were noted."""
-    if not metrics.exists():
-        return None
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    times = [0.0, *(row["cpu_s"] for row in rows if "cpu_s" in row)]
-    # A process that carried on began to count anew.
-    spent = sum(b - a if b >= a else b for a, b in itertools.pairwise(times))
-    return spent if len(times) > 1 else None
 
 
 def write(

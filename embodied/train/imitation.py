@@ -144,7 +144,7 @@ def _train(config: TrainConfig, run: Path, resume: bool, opened: contextlib.Exit
                         "grad_norm": float(norm),
                         "lr": rate,
                         "episodes_per_s": rows_per_s,
-                        "cpu_s": time.process_time(),
+                        "cpu_s": logger.cpu_s(),
                     },
                 )
                 bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class MetricsLogger:
     def __init__(self, run: Path, start_step: int) -> None:
         self.path = run / "metrics.jsonl"
         kept = [row for row in read_metrics(run) if row["step"] < start_step]
+        self._earlier_s = cpu_seconds(kept) or 0.0
         write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         with _named_failure(run):
             self._file = self.path.open("a")
@@ -43,6 +45,10 @@ class MetricsLogger:
             self._file.flush()
             if self._board is not None:
                 self._board.log(step, clean)
+
+    def cpu_s(self) -> float:
+        """Returns the CPU seconds of this process and of those that it carries on from."""
+        return self._earlier_s + time.process_time()
 
     def close(self) -> None:
         """Flushes and closes both."""
@@ -61,6 +67,14 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def cpu_seconds(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Returns the CPU seconds that rows of ``metrics.jsonl`` tell of; None where none do."""
+    times = [0.0, *(row["cpu_s"] for row in rows if "cpu_s" in row)]
+    # In older runs a process that carried on began to count anew.
+    spent = sum(b - a if b >= a else b for a, b in itertools.pairwise(times))
+    return spent if len(times) > 1 else None
 
 
 @contextlib.contextmanager

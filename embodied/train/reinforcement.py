@@ -125,7 +125,7 @@ def _train(config: TrainConfig, run: Path, resume: bool, opened: contextlib.Exit
                         "frames": rollout.frames,
                         "lr": rate,
                         "frames_per_s": speed,
-                        "cpu_s": time.process_time(),
+                        "cpu_s": logger.cpu_s(),
                     },
                 )
                 mean = sum(success.values()) / len(success) if success else float("nan")

@@ -16,7 +16,8 @@ from embodied.commands import base
 from embodied.commands.train import check_names
 from embodied.core.errors import ConfigError, DataError, EmbodiedError
 from embodied.core.files import read_json, write_json
-from tests.benchmark.cells import BANKS, TASKS, Commands
+from embodied.evaluate.results import write_episodes
+from tests.benchmark.cells import BANKS, TASKS, WINS, Commands, episodes
 
 
 @pytest.fixture
@@ -159,6 +160,8 @@ def test_twins_and_interventions_stay_out_of_the_table(commands: Commands, tmp_p
         for other in ({"role": "twin"}, {"intervene": "swapped"}):
             found["rows"] += [{**row, "successes": 0, **other} for row in found["rows"][:2]]
         write_json(file, found)
+        told = [*episodes(WINS["gru"]), *episodes(0, "swapped")]
+        write_episodes(file.with_name("episodes.jsonl"), told)
     run.benchmark(asked)
     assert read_json(tmp_path / "b" / "table.json") == before
 
@@ -364,6 +367,34 @@ def test_the_ceiling_with_a_clock_stands_beside_every_score(
     assert "| remember_color easy | 30.0 % | – | 100.0 % | 60.0 %" in text
 
 
+def test_a_page_tells_the_knobs_in_force_and_no_certificate_of_others(
+    commands: Commands, tmp_path: Path
+) -> None:
+    asked = config(tmp_path / "b", memory=["gru"], report="html")
+
+    def told() -> str:
+        run.benchmark(asked)
+        page = (tmp_path / "b" / "report.html").read_text()
+        start = page.index("MemoryBench/RememberColor-v0")
+        return page[start : page.index("put_block_back easy:", start)]
+
+    own = told()
+    assert " K 3" in own and "Ceiling without memory" in own and "Published claims" in own
+    file = tmp_path / "b" / "cells" / "gru-s0" / "evaluation" / "results.json"
+    found = read_json(file)
+    found["rows"][0]["knobs"]["K"] = 5
+    write_json(file, found)
+    other = told()
+    assert " K 5" in other and "None is stored for these knobs; those of easy hold" in other
+    assert "Ceiling without memory" not in other and "Published claims" not in other
+
+
+def of_easy(task: str) -> list[str]:
+    """Returns what a task's certificates say of its easy level."""
+    knobs = registry.task_info(task).knobs("easy")
+    return sentences(registry.certificate(task), "easy", knobs)
+
+
 def test_certificates_are_told_in_words() -> None:
     stored = registry.certificate("remember_color")
     assert stored is not None
@@ -377,14 +408,15 @@ def test_certificates_are_told_in_words() -> None:
     }  # fmt: skip
     found = {"window": {"fast": window}, "attack": {"fast": {"state": attack}}}
     level = {**stored["levels"]["easy"], **found}
-    told = " ".join(sentences({"levels": {"easy": level}}, "easy"))
+    knobs = level["knobs"]
+    told = " ".join(sentences({"levels": {"easy": level}}, "easy", knobs))
     assert "1/3 = 33.3 %, solved exactly" in told and "200 of 200" in told
     assert "anchor-solvable: the first frame alone suffices in 100.0 %" in told
     assert "that sees state" in told and "48 manners of pushing leave nothing; 33.3 %" in told
     level["aliasing"]["fast"]["holds"] = False
-    assert "NOT equal at go" in " ".join(sentences({"levels": {"easy": level}}, "easy"))
-    assert "No certificate" in sentences(None, "easy")[0]
-    told = " ".join(sentences(registry.certificate("stale_fact"), "easy"))
+    assert "NOT equal at go" in " ".join(sentences({"levels": {"easy": level}}, "easy", knobs))
+    assert "No certificate" in sentences(None, "easy", knobs)[0]
+    told = " ".join(of_easy("stale_fact"))
     assert "never updates it (write once): 50.0 %." in told
-    told = " ".join(sentences(registry.certificate("order_recall"), "easy"))
+    told = " ".join(of_easy("order_recall"))
     assert "a clock running since the reset: 8.3 – 100.0 %." in told
