@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import pathlib
@@ -343,7 +344,17 @@ class _Pool:
 
     def share(self, layout: list, size: int) -> dict[str, np.ndarray]:
         """Gives all workers the shared arrays; returns them."""
-        self._file.truncate(size)
+        try:
+            # All of it now: whoever touches a page that can't be had is killed.
+            self._file.write(bytes(size))
+            self._file.flush()
+        except OSError as error:
+            self.close()
+            raise SimulatorError(
+                f"no room for {size / 2**20:,.0f} MiB that workers share ({error.strerror}; in "
+                "/dev/shm where there is one). Give the container more, for example "
+                "--shm-size=1g, or use fewer rows, smaller pictures or num_workers=0"
+            ) from error
         self._arrays = views(layout, mmap.mmap(self._file.fileno(), size))
         self._broadcast(("attach", layout, size))
         self._gather(closing=True)
@@ -441,7 +452,8 @@ class _Pool:
                 process.kill()
                 process.wait()
         self._connections, self._processes = [], []
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a full disk, which has been told
+            self._file.close()
 
 
 def _rebuild(kind: str, text: str, trace: str) -> Exception:

@@ -294,3 +294,20 @@ def test_wrong_arguments_are_refused(make_vec):
         make_vec(0)
     with pytest.raises(ConfigError, match="did you mean 'easy'"):
         make_vec(1, 1, level="eazy")
+
+
+def test_shared_memory_that_is_full_is_told_at_once(make_vec, monkeypatch):
+    import sims.vector
+
+    processes, fail = [], sims.vector._Pool.close
+
+    def close(pool):
+        processes.extend(pool._processes)
+        fail(pool)
+
+    monkeypatch.setattr(sims.vector._Pool, "close", close)
+    full = lambda dir: open("/dev/full", "r+b")  # noqa: E731, SIM115
+    monkeypatch.setattr(sims.vector.tempfile, "TemporaryFile", full)
+    with pytest.raises(SimulatorError, match=r"no room for .* that workers share .*--shm-size"):
+        make_vec(2, 1)
+    assert processes and all(process.poll() is not None for process in processes)
