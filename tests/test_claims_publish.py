@@ -133,7 +133,19 @@ def test_swaps_are_of_the_claims_networks_in_its_setting_and_each_once(tmp_path,
     with pytest.raises(DataError, match="of one network are swapped in several evaluations"):
         add("own", "again")
     assert add("own")["swap_followed"] == 1.0
-    assert "followed in 4 of 4 episodes" in report(root, CLAIM)
+    said = report(root, CLAIM)
+    assert "followed in 4 of 4 episodes" in said and "as far as" not in said
+
+
+def test_a_report_says_how_many_did_not_get_to_the_swap(tmp_path, root):
+    plain = evaluation(tmp_path / "a", network="mine")
+    swaps = evaluation(tmp_path / "s", network="mine", intervene="swapped")
+    file = swaps / "episodes.jsonl"
+    failed = file.read_text().replace('"followed": true', '"followed": null', 1)
+    file.write_text(failed.replace('"intervened": true', '"intervened": false', 1))
+    publish.add_claim([plain], swapped=[swaps], root=root)
+    told = "followed in 3 of 3 episodes (100.0 %, 43.9 – 100.0). 1 of 4 did not get as far as the"
+    assert told in report(root, CLAIM)
 
 
 def cut(file: Path) -> None:

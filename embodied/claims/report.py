@@ -50,12 +50,8 @@ def text(row: dict[str, Any], folder: Path, root: Path) -> str:
         )
     lines.append("")
     if (folder / SWAPPED_EPISODES).exists():
-        swap = swap_summary(read_episodes(folder / SWAPPED_EPISODES))
-        lines += [
-            f"Swapped memory followed in {swap['followed']} of {swap['swapped']} episodes "
-            f"({percent(swap['swap_followed'])}, {interval(swap['swap_low'], swap['swap_high'])}).",
-            "",
-        ]
+        swaps = read_episodes(folder / SWAPPED_EPISODES)
+        lines += [_swapped(swap_summary(swaps), len(swaps)), ""]
     if row["memory"] == MEMORYLESS:
         lines += [_memoryless(episodes, folder), ""]
     if row["twin"] is not None:
@@ -67,6 +63,16 @@ def text(row: dict[str, Any], folder: Path, root: Path) -> str:
         lines.append(f"Replay: `embodied verify {row['id']}`")
     lines.append("")
     return "\n".join(lines)
+
+
+def _swapped(swap: dict[str, Any], n: int) -> str:
+    """Says how often swapped memories were followed, and how many of `n` there were not."""
+    said = (
+        f"Swapped memory followed in {swap['followed']} of {swap['swapped']} episodes "
+        f"({percent(swap['swap_followed'])}, {interval(swap['swap_low'], swap['swap_high'])})."
+    )
+    missing = n - swap["swapped"]
+    return said + (f" {missing} of {n} did not get as far as the swap." if missing else "")
 
 
 def _memoryless(episodes: Sequence[EpisodeResult], folder: Path) -> str:
