@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,7 +82,36 @@ def test_every_verb_explains_all_its_keys(verb: str, capsys: pytest.CaptureFixtu
 def test_examples_parse(verb: str) -> None:
     command = base.load(verb)
     for example in command.examples:
-        base.parse(command, example.split()[1:], verb)
+        options = base.parse(command, example.split()[1:], verb)
+        if verb == "collect":
+            for task in options.task:
+                assert registry.task_info(task).knobs(options.level, options.knobs)
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        ([], ""),
+        (["observation=state"], " preset=state"),
+        (["observation=rgbd"], " observation=rgbd"),
+        (["observation=rgbd", "observe_on=decision"], " policy=sam2act"),
+    ],
+)
+def test_what_follows_collecting_trains_on_what_was_collected(
+    words: list[str],
+    key: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = SimpleNamespace(stored=1, new=1, failed={})
+    monkeypatch.setattr("embodied.commands.collect.collect", lambda *_, **__: done)
+    assert main(["collect", "task=lift,stack", *words]) == 0
+    said = capsys.readouterr().out
+    assert f"next  embodied train task=lift,stack level=easy{key}\n" in said
+    line = said.partition("next  embodied train ")[2].split()
+    assert base.parse(base.load("train"), line, "train").observation == (
+        words[0].partition("=")[2] if words else "rgb"
+    )
 
 
 def test_default_runs_are_named_as_the_readme_types_them() -> None:

@@ -24,6 +24,7 @@ from embodied.config import (
     unknown_key,
 )
 from embodied.core.errors import ConfigError, unknown_name
+from embodied.core.task import EnvConfig
 
 T = TypeVar("T")
 
@@ -136,6 +137,15 @@ def finish(directory: str | os.PathLike[str] | None, next_command: str) -> None:
         path = Path(directory)
         print(f"made  {_relative(path)}{'/' if path.is_dir() else ''}")
     print(f"next  {next_command}")
+
+
+def training_keys(observation: str, observe_on: str) -> list[str]:
+    """Returns the keys of `embodied train` for a policy that reads data observed like this."""
+    if (observation, observe_on) == ("rgbd", "decision"):
+        return ["policy=sam2act"]  # its preset names the observation
+    if observation == "state":
+        return ["preset=state"]
+    return [] if observation == EnvConfig().observation else [f"observation={observation}"]
 
 
 def command_line(*words: str | os.PathLike[str]) -> str:

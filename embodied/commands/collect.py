@@ -7,7 +7,7 @@ from pathlib import Path
 
 from embodied import registry
 from embodied.collect import collect
-from embodied.commands.base import Command, command_line, finish, take
+from embodied.commands.base import Command, command_line, finish, take, training_keys
 from embodied.core.errors import ConfigError
 from embodied.core.task import EnvConfig, paired_levels
 
@@ -84,6 +84,7 @@ def run(options: Options) -> None:
         names = [f"task={','.join(options.task)}", f"level={options.level}"]
         if options.levels:
             names[1] = f"levels={','.join(options.levels)}"
+        names += training_keys(options.observation, options.observe_on)
         finish(None, command_line("embodied", "train", *names))
     else:
         finish(made, command_line("embodied", "data", "show", made))
@@ -97,6 +98,6 @@ COMMAND = Command(
         "collect task=remember_color level=easy episodes=2000",
         "collect task=put_block_back observation=state episodes=500 workers=2",
         "collect suite=memory_bench_4 observation=state episodes=1000",
-        "collect task=remember_color cameras=front,wrist image_size=96 knobs.candidates=5",
+        "collect task=remember_color cameras=front,wrist image_size=96 knobs.K=5",
     ),
 )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from embodied.commands.base import Command, command_line, finish
+from embodied.commands.base import Command, command_line, finish, training_keys
 from embodied.core.errors import ConfigError, unknown_name
-from embodied.core.task import EnvConfig
 
 _VIEW = ("observation", "cameras", "image_size", "visuals")
 _TICKS = ("observe_on", "observe_period_s", "label_horizon")
@@ -113,8 +112,7 @@ def _training_keys(dataset: Path, settings: dict) -> list[str]:
     task, level = settings["task"], settings["level"]
     observation = settings["env"]["observation"]
     keys = [f"task={task}", f"level={level}"]
-    if observation != EnvConfig().observation:
-        keys.append("preset=state" if observation == "state" else f"observation={observation}")
+    keys += training_keys(observation, settings["observe_on"])
     if dataset != Path(f"data/{task}-{level}-{observation}"):
         keys.append(f"data={dataset}")
     return keys

@@ -227,6 +227,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
             raise unknown_name("algorithm", self.algorithm, ALGORITHMS)
+        EnvConfig(self.observation)  # refuses what is none
         if not self.task:
             raise ConfigError("task is empty: name at least one, for example task=remember_color")
         self.task_levels()

@@ -64,6 +64,7 @@ def _train(config: TrainConfig, run: Path, resume: bool, opened: contextlib.Exit
     torch.manual_seed(config.seed)
 
     # Data, policy, optimiser.
+    _check_collected(config)
     dataset = SegmentDataset(
         config.datasets(),
         SegmentConfig(
@@ -163,6 +164,18 @@ def _train(config: TrainConfig, run: Path, resume: bool, opened: contextlib.Exit
 
 
 # ---- pieces of the loop ----------------------------------------------------------------
+
+
+def _check_collected(config: TrainConfig) -> None:
+    """Refuses datasets that are not there, with the command that collects what is asked for."""
+    settings = zip(config.datasets(), config.task, config.task_levels(), strict=True)
+    for directory, task, level in settings:
+        if not Path(directory).exists():
+            out = f" out={directory}" if config.data else ""
+            raise DataError(
+                f"there is no dataset at {directory}; make one with `embodied collect task={task} "
+                f"level={level} observation={config.observation}{out}`"
+            )
 
 
 def _check_dataset(config: TrainConfig, dataset: SegmentDataset) -> None:

@@ -76,6 +76,7 @@ NAMES = [
     ([*TRAIN, "data=data", "policy.config.encoder.patch=8"], "trunk=conv has no encoder"),
     ([*TINY, "data=data", "policy.config.encoder.pach=8"], "did you mean 'patch'?"),
     ([*TRAIN, "data=data", "memory.config.overflow=retain"], "unknown overflow rule 'retain'"),
+    ([*TRAIN, "data=data", "observation=rbg"], "did you mean 'rgb'?"),
     ([*TRAIN, "data=data", "order=groop"], "did you mean 'group'?"),
     ([*TRAIN, "data=data", "levels=[eazy]"], "did you mean 'easy'?"),
     (["evaluate", "run", "clock=call"], "did you mean 'calls'?"),
@@ -124,6 +125,10 @@ TYPES = [
 MIXED = ("train", f"task={TASK},put_block_back", "steps=2", "out=new", *SMALL)
 
 FILES = [
+    # No dataset.
+    (nothing, [*TRAIN, "level=hard", "observation=state"],
+     "`embodied collect task=remember_color level=hard observation=state`"),
+    (nothing, [*TRAIN, "data=dta"], "level=easy observation=rgb out=dta`"),
     # A dataset of another task, level, observation, controller, camera set or action size.
     (nothing, [*TRAIN, "data=other_task"], "other_task holds put_block_back easy rgb, asked for"),
     (nothing, [*TRAIN, "data=data", "level=hard"], "easy rgb, asked for is remember_color hard"),
