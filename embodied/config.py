@@ -148,7 +148,10 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Raw]:
 
 
 def apply_overrides(
-    data: dict[str, Any], overrides: Mapping[str, Raw], schema: type
+    data: dict[str, Any],
+    overrides: Mapping[str, Raw],
+    schema: type,
+    groups: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Returns `data` with dotted overrides set; every key must exist in the schema.
 
@@ -156,13 +159,14 @@ def apply_overrides(
       data: Nested plain data, left unchanged.
       overrides: Dotted key -> text.
       schema: The dataclass that `data` will fill.
+      groups: Keys that were understood before, to be named where one is unknown.
 
     Raises:
       ConfigError: For an unknown key; names the nearest known key by its full path.
     """
     result = _copy(data)
     for key, raw in overrides.items():
-        _check_path(key, schema)
+        _check_path(key, schema, groups)
         node, parts = result, key.split(".")
         for part in parts[:-1]:
             child = node.get(part)
@@ -341,7 +345,7 @@ def _convert_sequence(
     return origin(items)
 
 
-def _check_path(key: str, schema: type) -> None:
+def _check_path(key: str, schema: type, groups: Iterable[str]) -> None:
     """Raises unless the dotted key leads somewhere in the schema."""
     current: Any = schema
     for part in key.split("."):
@@ -349,10 +353,10 @@ def _check_path(key: str, schema: type) -> None:
         if inner is None:
             if _is_mapping(current):
                 return
-            raise unknown_key(key, known_paths(schema))
+            raise unknown_key(key, {*known_paths(schema), *groups})
         hints = typing.get_type_hints(inner)
         if part not in hints:
-            raise unknown_key(key, known_paths(schema))
+            raise unknown_key(key, {*known_paths(schema), *groups})
         current = hints[part]
 
 

@@ -138,6 +138,8 @@ def test_no_words_show_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "task=remember_color", "policy=memory_vl"], "did you mean 'memory_vla'?"),
         (["train", "task=remember_color", "memory=gur"], "did you mean 'gru'?"),
         (["train", "task=remember_color", "preset=smal"], "did you mean 'small'?"),
+        (["train", "task=remember_color", "prset=small"], "did you mean 'preset'?"),
+        (["collect", "suit=memory_bench_3"], "did you mean 'suite'?"),
         (["train", "task=remember_color", "lr=1"], "did you mean 'optim.lr'?"),
         (["train", "task=remember_color", "optim.lrr=1"], "did you mean 'optim.lr'?"),
         (["train", "task=remember_color", "seed=one"], "seed: expected int, got 'one' (str)"),

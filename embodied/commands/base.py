@@ -90,11 +90,20 @@ def parse(command: Command, words: Sequence[str], verb: str) -> Any:
         overrides[name] = Raw(word)
     data: dict[str, Any] = {}
     typed = tuple(overrides)
+    groups: Collection[str] = ()
     if command.config:
-        from embodied.commands.compose import compose
+        from embodied.commands.compose import compose, groups_of
 
+        groups = groups_of(command.config)
         data, overrides = compose(command.config, overrides)
-    options = from_plain(command.options, apply_overrides(data, overrides, command.options))
+    data = apply_overrides(data, overrides, command.options, groups)
+    for name in command.positional:
+        if name not in data and _required(command, name):
+            raise ConfigError(
+                f"embodied {verb}: missing {name.upper()}. Usage: {usage(command, verb)}; "
+                f"embodied {verb} --help explains each"
+            )
+    options = from_plain(command.options, data)
     if command.check is not None:
         command.check(options, typed)
     return options
@@ -189,10 +198,13 @@ def _flag(word: str, hints: dict[str, Any], verb: str) -> str:
 
 
 def _place(command: Command, name: str) -> str:
+    return name.upper() if _required(command, name) else f"[{name.upper()}]"
+
+
+def _required(command: Command, name: str) -> bool:
     fields = {f.name: f for f in dataclasses.fields(command.options)}
     missing = dataclasses.MISSING
-    required = fields[name].default is missing and fields[name].default_factory is missing
-    return name.upper() if required else f"[{name.upper()}]"
+    return fields[name].default is missing and fields[name].default_factory is missing
 
 
 def _describe(schema: type, prefix: str, skip: Any = ()) -> list[str]:

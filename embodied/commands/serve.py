@@ -26,14 +26,9 @@ class Options(ServerConfig):
       device: ``"cpu"``, or ``"cuda"`` for a checkpoint.
     """
 
-    source: str = ""
+    source: str = dataclasses.field(kw_only=True)
     threads: int = 1
     device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.source:
-            raise ConfigError("source is empty: name a bundle, a run or a claim")
 
 
 def run(options: Options) -> None:

@@ -7,6 +7,7 @@ one that exists is whole. ``train_state/`` beside it serves resuming only. No pi
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import os
 import re
@@ -166,9 +167,13 @@ def resolve(path: str | Path) -> Path:
             f"{path} is a run without a checkpoint yet; carry it on with: "
             f"embodied train --resume out={path}"
         )
+    claims = [row["id"] for row in read_index()]
+    near = difflib.get_close_matches(str(path), claims, n=1, cutoff=0.8)
+    meant = f"; did you mean the claim {near[0]!r}?" if near else "."
     raise CheckpointError(
-        f"no checkpoint at {path}: expected {POLICY_FILE} in it, or a run directory with "
-        "checkpoints/<step>/. Train one with: embodied train task=remember_color"
+        f"no checkpoint at {path}: expected {POLICY_FILE} in it, a run directory with "
+        f"checkpoints/<step>/, or a claim of `embodied list claims`{meant} Train one with: "
+        "embodied train task=remember_color"
     )
 
 
