@@ -23,10 +23,14 @@ def run(options: EvaluateConfig) -> None:
 
 
 def summary(results: dict[str, Any]) -> str:
-    """Returns the rows of ``results.json`` as a table that fits a terminal."""
+    """Returns the rows of ``results.json`` as a table that fits a terminal, and process rates."""
     kept = [report.HEADER.index(name) for name in COLUMNS]
     rows = [report.cells(row) for row in results["rows"]]
-    return table(COLUMNS, [[row[i] for i in kept] for row in rows])
+    lines = [table(COLUMNS, [[row[i] for i in kept] for row in rows])]
+    for row in results["rows"]:
+        if row.get("process"):
+            lines += [f"{row['task']}: {told}" for told in report.process_sentences(row["process"])]
+    return "\n".join(lines)
 
 
 COMMAND = Command(

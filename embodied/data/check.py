@@ -15,7 +15,7 @@ from embodied.core.task import EnvConfig
 from embodied.core.text import INSTRUCTION
 from embodied.data import shards
 from embodied.data.builder import meta_settings
-from embodied.data.leak import GoObservations
+from embodied.data.leak import FEWEST, GoObservations
 from embodied.data.manifest import (
     UNFINISHED,
     Manifest,
@@ -130,6 +130,11 @@ def check(
     leak = at_go.look() if at_go else None
     if leak is not None:
         (report.problems if leak.found else report.notes).append(leak.text())
+    elif at_go:
+        report.notes.append(
+            "whether what is observed at go tells the cue was not asked: that takes "
+            f"{FEWEST} episodes, and more cues than one"
+        )
     if sample and places:
         _resimulate(manifest, places, sample, env_factory, report)
     return report

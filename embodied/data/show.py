@@ -68,14 +68,16 @@ class Summary:
         counts, most = self.cue_counts, max(self.cue_counts.values(), default=0)
         bars = [f"    cue {c:>2}  {n:>6}  {'#' * round(30 * n / (most or 1))}"
                 for c, n in sorted(counts.items())]  # fmt: skip
-        cameras = ", ".join(env["cameras"]) if env["observation"] != "state" else "none"
+        pictures = f"cameras {', '.join(env['cameras'])}, {env['image_size']} px"
+        if env["observation"] == "state":
+            pictures = "no pictures"
         lines = [
             f"{self.path}: {s['task']} {s['level']}, {state}",
             f"  episodes      {self.episodes}, seeds {self.seeds[0]}..{self.seeds[1]}, "
             f"{len(self.failed)} left out, {self.bytes / 1e6:,.1f} MB",
             f"  knobs         {', '.join(f'{k}={v}' for k, v in s['knobs'].items())}",
-            f"  environment   {env['observation']}, cameras {cameras}, {env['image_size']} px, "
-            f"control {env['control']}, visuals {env['visuals']}, noise {s['noise']:g}",
+            f"  environment   {env['observation']}, {pictures}, control {env['control']}, "
+            f"visuals {env['visuals']}, noise {s['noise']:g}",
             f"  observations  {self._when()}, chunks of {s['label_horizon']} actions at "
             f"{s['control_hz']:g} Hz",
             "  lengths       {:.1f} / {:.1f} / {:.1f} s (shortest / median / longest), "

@@ -52,7 +52,7 @@ SAME_TIME_S = 1e-3
 IMAGE = "_image_u8"
 MAP, CELLS = 960, (20, 48)
 """Pixels that a map shall be wide, and the least and most that one of its cells may be."""
-HEAD, LABEL, MARGIN = 70, 140, 8
+HEAD, LABEL, MARGIN = 84, 140, 8
 """Pixels of the title, of what is left of a map, and of the space around all."""
 
 Report = Mapping[str, np.ndarray]
@@ -327,7 +327,11 @@ def draw(arrays: Mapping[str, np.ndarray], streams: list[str], title: str) -> by
     canvas = Image.new("RGB", (width, HEAD + height * len(streams)), BACKGROUND)
     pen = ImageDraw.Draw(canvas)
     pen.text((MARGIN, MARGIN), title, fill=TEXT, font=font(16))
-    said = "across: the tick that reads; down: the tick it reads from; seconds beside"
+    said = (
+        "across: the tick that reads; down: the tick it reads from; seconds beside\n"
+        "a line at the left: ticks merged into one slot; bars: the phase above, below how much "
+        "came from memory"
+    )
     pen.text((MARGIN, MARGIN + 24), said, fill=MUTED, font=font(11))
     for number, stream in enumerate(streams):
         _draw_stream(canvas, pen, arrays, stream, HEAD + number * height, cell)

@@ -99,7 +99,7 @@ def sentences(row: dict[str, Any]) -> list[str]:
             "This compares two networks; for methods, compare several training seeds."
         )
     if row.get("process"):
-        lines += _process_sentences(row["process"])
+        lines += process_sentences(row["process"])
     if row["failure_kinds"]:
         kinds = [f"{kind(name)} {count}" for name, count in row["failure_kinds"].items()]
         lines.append(f"Failures: {', '.join(kinds)}.")
@@ -117,7 +117,14 @@ def _memory(row: dict[str, Any]) -> str:
     return f"{row['state_bytes']:,} bytes{used}"
 
 
-def _process_sentences(process: dict[str, Any]) -> list[str]:
+def _observation(row: dict[str, Any]) -> str:
+    if row["observation"] == "state":
+        return "state"
+    return f"{row['observation']}, cameras {', '.join(row['cameras'])}, {row['image_size']} px"
+
+
+def process_sentences(process: dict[str, Any]) -> list[str]:
+    """Returns how often each stage of remembering held, and what failures are blamed on."""
     told = ", ".join(
         f"{stage} {percent(process[stage]['rate'])} "
         f"({interval(process[stage]['low'], process[stage]['high'])}, n = {process[stage]['n']})"
@@ -185,10 +192,7 @@ def _facts(results: dict[str, Any]) -> list[tuple[str, Any]]:
         ("parameters", f"{policy['parameters']:,}"),
         ("training seed", first["train_seed"]),
         ("control, visuals", f"{first['control']}, {first['visuals']}"),
-        (
-            "observation",
-            f"{first['observation']} {' '.join(first['cameras'])} {first['image_size']}",
-        ),
+        ("observation", _observation(first)),
         ("executor", results["config"]["executor"]["name"]),
         ("processor", machine["gpu"] or machine["cpu"]),
         ("torch", machine["torch"]),

@@ -118,9 +118,8 @@ def run(
         queues[row].append(Job(index, int(seed), cue))
     training = policy.training
     policy.eval()
-    bar = tqdm(
-        total=len(seeds), desc=task or "evaluate", unit="ep", mininterval=0.5, disable=not progress
-    )
+    shown = (task or "evaluate") + ("" if intervene == NONE else f", {intervene}")
+    bar = tqdm(total=len(seeds), desc=shown, unit="ep", mininterval=0.5, disable=not progress)
     try:
         loop = _Loop(policy, vec_env, queues, executor or ExecutorConfig(), intervene)
         loop.remember(device, capacity)

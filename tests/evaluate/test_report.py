@@ -8,9 +8,11 @@ import html.parser
 import pytest
 
 from embodied import registry
+from embodied.commands.evaluate import summary
 from embodied.core.errors import DataError
 from embodied.core.files import read_json, write_json
 from embodied.evaluate import report, stats
+from embodied.evaluate.process import STAGES
 from embodied.evaluate.results import read_episodes
 from embodied.evaluate.runner import run
 from embodied.evaluate.summary import compare_with_twin, summarise
@@ -152,6 +154,19 @@ def test_reports_hold_the_numbers_and_need_no_network(episodes, twin, tmp_path):
     assert not any(a.startswith(("http", "//")) for a in parser.addresses)
     assert any(a.startswith("data:image/jpeg;base64,") for a in parser.addresses)
     assert "prefers-color-scheme: dark" in page and "width=device-width" in page
+
+
+def test_process_rates_are_told_in_the_terminal_and_state_has_no_cameras(episodes, twin):
+    results = results_of(episodes, twin, "")
+    assert "stored" not in summary(results)
+    rate = {"rate": 0.5, "low": 0.1, "high": 0.9, "n": 4}
+    results["rows"][0]["process"] = {**dict.fromkeys(STAGES, rate), "blamed": {"kept": 2}}
+    lines = summary(results).splitlines()
+    assert lines[-2].startswith("fake: Process rates: stored 50.0 % (10.0 – 90.0, n = 4), kept")
+    assert lines[-1] == "fake: Failures are blamed on: not kept 2."
+    assert "- observation: `rgb, cameras front, 64 px`" in report.markdown(results)
+    results["rows"][0]["observation"] = "state"
+    assert "- observation: `state`" in report.markdown(results)
 
 
 def test_the_ceiling_with_a_clock_stands_beside_the_ceiling(episodes):
