@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 import time
@@ -76,6 +77,13 @@ def test_every_verb_explains_all_its_keys(verb: str, capsys: pytest.CaptureFixtu
     assert command.examples
     for example in command.examples:
         assert example.split()[0] == verb
+
+
+def test_defaults_in_the_help_are_those_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "  reinforce.env.observation=state  (str)" in out  # others show pictures
+    assert "\n  observation=rgb  (str)" in out
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -286,6 +294,45 @@ def test_finish_names_the_directory_and_the_next_command(
     base.finish(made, base.command_line("embodied", "evaluate", made))
     out = capsys.readouterr().out
     assert out == "made  runs/a b/\nnext  embodied evaluate 'runs/a b'\n"
+
+
+def test_lists_say_what_each_thing_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [row["memory"] for row in shown["memories"]] == options("memory")
+    for section in ("tasks", "policies", "memories", "presets", "suites"):
+        assert all(row["what"] for row in shown[section])
+    ceilings = {(row["task"], row["level"]): row["ceiling"] for row in shown["tasks"]}
+    assert ceilings["put_block_back", "extreme"] == "6.25 %"
+    assert ceilings["order_recall", "extreme"] == "2.09e-05 %"
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("onnx", "embodied evaluate bundles/x"),
+        ("pt2", "python -c 'import embodied.serve; embodied.serve.read_bundle(\"bundles/x\")'"),
+    ],
+)
+def test_what_follows_an_export_can_be_typed(
+    kind: str,
+    line: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def export(source: str, out: Path, *_: object) -> None:
+        row = {"1": {"action": 0.0, "state": 0.0, "decisions_equal": True}}
+        out.mkdir(parents=True)
+        (out / "parity.json").write_text(json.dumps({"ticks": 48, "formats": {kind: row}}))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("embodied.export.bundle.export", export)
+    monkeypatch.setattr("embodied.serve.bundle.read_bundle", lambda out: None)
+    monkeypatch.setattr("embodied.serve.runtime.describe", lambda bundle: "a bundle")
+    assert main(["export", "runs/x", f"format={kind}"]) == 0
+    said = capsys.readouterr().out
+    assert f"made  bundles/x/\nnext  {line}\n" in said
 
 
 def test_doctor_quick(capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,15 +207,17 @@ def _required(command: Command, name: str) -> bool:
     return fields[name].default is missing and fields[name].default_factory is missing
 
 
-def _describe(schema: type, prefix: str, skip: Any = ()) -> list[str]:
+def _describe(schema: type, prefix: str, skip: Any = (), filled: Any = None) -> list[str]:
+    """Returns key, default and text of each field; `filled` has the defaults of an inner one."""
     hints, docs, lines = typing.get_type_hints(schema), field_docs(schema), []
     for field in dataclasses.fields(schema):
         hint, key = hints[field.name], prefix + field.name
+        value = _default(field) if filled is None else getattr(filled, field.name)
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             if key not in skip:
-                lines += _describe(hint, key + ".")
+                lines += _describe(hint, key + ".", filled=value)
             continue
-        head = f"  {key}={_default(field)}  ({type_name(hint)})"
+        head = f"  {key}={_shown(field.name, value)}  ({type_name(hint)})"
         lines.append(head)
         if field.name in docs:
             text = docs[field.name].replace("``", "").replace("`", "")
@@ -223,12 +225,15 @@ def _describe(schema: type, prefix: str, skip: Any = ()) -> list[str]:
     return lines
 
 
-def _default(field: dataclasses.Field[Any]) -> str:
-    value = field.default
+def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
+        return field.default_factory()
+    return field.default
+
+
+def _shown(name: str, value: Any) -> str:
     if value is dataclasses.MISSING:
-        return field.name.upper()
+        return name.upper()
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(str, value)) + "]"
     if value is None:

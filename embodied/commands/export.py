@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from embodied.commands.base import Command, finish
+from embodied.commands.base import Command, command_line, finish
 from embodied.core.errors import ConfigError, unknown_name
 from embodied.evaluate.executors.config import ExecutorConfig
 from embodied.serve.bundle import FORMATS, ONNX
@@ -59,8 +59,11 @@ def run(options: Options) -> None:
             f"{row['action']:.1e}, memory within {row['state']:.1e}, "
             f"{'all' if row['decisions_equal'] else 'not all'} decisions equal"
         )
-    opens = "Runtime.load" if ONNX in report["formats"] else "read_bundle"
-    finish(out, f"python -c \"import embodied.serve; embodied.serve.{opens}('{out}')\"")
+    if ONNX in report["formats"]:
+        finish(out, command_line("embodied", "evaluate", out))
+    else:  # nothing here runs a .pt2 file; what can be done with one is to compare its hashes
+        check = f'import embodied.serve; embodied.serve.read_bundle("{out}")'
+        finish(out, command_line("python", "-c", check))
 
 
 def default_out(source: str) -> str:

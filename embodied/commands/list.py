@@ -63,7 +63,8 @@ def _tasks() -> list[dict[str, object]]:
                 {
                     "task": name,
                     "level": level,
-                    "ceiling": percent(info.ceiling(knobs)),
+                    # Three digits, however small: of one in five million 0.0 % would say nothing.
+                    "ceiling": f"{100 * info.ceiling(knobs):.3g} %",
                     "chance": percent(info.chance(knobs) if info.chance else None),
                     "cues": info.cues(knobs),
                     "longest": f"{info.horizon_s(knobs):.0f} s",
@@ -79,20 +80,20 @@ def _policies() -> list[dict[str, object]]:
     ]
 
 
-def _memories() -> list[dict[str, object]]:
-    return [{"memory": name} for name in registry.memory_names()]
-
-
 def _yaml_group(group: str, label: str) -> list[dict[str, object]]:
     from embodied.commands.compose import config_root
 
     rows = []
     for path in sorted((config_root() / group).glob("*.yaml")):
-        # The first comment of a preset says what it is for.
+        # The first comment of a file says what it is for.
         comments = [ln for ln in path.read_text().splitlines() if ln.startswith("# ")]
         about = next((ln[2:] for ln in comments if "@package" not in ln), "")
         rows.append({label: path.stem, "what": about})
     return rows
+
+
+def _memories() -> list[dict[str, object]]:
+    return _yaml_group("memory", "memory")
 
 
 def _presets() -> list[dict[str, object]]:
