@@ -101,7 +101,13 @@ def _run(words: list[str]) -> int:
         if "-h" in rest or "--help" in rest:
             print(base.help_text(command, verb))
             return 0
-        return command.run(base.parse(command, rest, verb)) or 0
+        options = base.parse(command, rest, verb)
+        try:
+            return command.run(options) or 0
+        except KeyboardInterrupt as error:
+            if command.resumes and getattr(options, "resume", True):
+                error.add_note("what is finished is kept; the same command carries on")
+            raise
 
 
 if __name__ == "__main__":

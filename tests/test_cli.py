@@ -308,6 +308,27 @@ def test_lists_say_what_each_thing_is_for(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["collect", "task=lift"], "; what is finished is kept; the same command carries on"),
+        (["collect", "task=lift", "resume=false"], ""),
+    ],
+)
+def test_an_interrupted_command_says_whether_it_carries_on(
+    words: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("embodied.commands.collect.collect", interrupted)
+    assert main(words) == 130
+    assert capsys.readouterr().err == f"embodied: interrupted{said}\n"
+
+
+@pytest.mark.parametrize(
     ("kind", "line"),
     [
         ("onnx", "embodied evaluate bundles/x"),

@@ -41,6 +41,7 @@ class Command:
       examples: Command lines for the help, without the leading ``embodied``.
       check: Gets the filled options and the keys that were typed; refuses what doesn't go
         together.
+      resumes: Whether the same command line carries on what was interrupted.
     """
 
     run: Callable[[Any], int | None]
@@ -49,6 +50,7 @@ class Command:
     config: str = ""
     examples: tuple[str, ...] = ()
     check: Callable[[Any, Collection[str]], None] | None = None
+    resumes: bool = False
 
 
 def load(verb: str) -> Command:

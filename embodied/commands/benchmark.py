@@ -54,6 +54,7 @@ COMMAND = Command(
     run,
     Options,
     config="benchmark",
+    resumes=True,
     examples=(
         "benchmark suite=memory_bench_4 train=[steps=2000] jobs=2",
         "benchmark task=remember_color memory=[gru,none] seeds=[0,1,2] out=benchmarks/colours",

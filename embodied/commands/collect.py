@@ -94,6 +94,7 @@ COMMAND = Command(
     run,
     Options,
     config="collect",
+    resumes=True,
     examples=(
         "collect task=remember_color level=easy episodes=2000",
         "collect task=put_block_back observation=state episodes=500 workers=2",

@@ -31,6 +31,7 @@ def run(options: DemoConfig) -> None:
 COMMAND = Command(
     run,
     DemoConfig,
+    resumes=True,
     examples=(
         "demo",
         "demo --pretrained",
