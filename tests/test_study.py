@@ -247,6 +247,7 @@ def test_facts_of_a_run(study: Any, script: Any, tmp_path: Path) -> None:  # noq
     assert learning == [None] * 3 + [0.55] * 3 + [0.61] * 3 + [0.9]
     assert values == {
         "frames": 300,
+        "steps to 1.5 cm": None,
         "keyframe off, median": 0.004,
         "keyframe off, 95 %": 0.01,
         "right chunk read": None,
@@ -255,6 +256,9 @@ def test_facts_of_a_run(study: Any, script: Any, tmp_path: Path) -> None:  # noq
         "frames at chance": 200,
         "frames to the last stage": 300,
     }
+    near = [{"step": 19, "coarse_error_m": 0.02}, {"step": 39, "coarse_error_m": 0.014}]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in near))
+    assert facts.FACTS["steps to 1.5 cm"].of(run, run / "evaluation") == 40
     (run / "metrics.jsonl").write_text(json.dumps(rows[0]))
     assert facts.FACTS["frames at chance"].of(run, run / "evaluation") is None
     assert facts.FACTS["frames to the last stage"].of(run, run / "evaluation") is None

@@ -16,6 +16,9 @@ from embodied.train.checkpoint import checkpoints
 ABOVE_CHANCE = 0.1
 """Running success above what a policy without memory can reach that counts as leaving it."""
 
+NEAR_M = 0.015
+"""Mean error of the coarse point, over the decisions between two log rows, that counts as near."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
@@ -40,9 +43,15 @@ def _state_bytes(run: Path, results: Path) -> float:
     return float(max(row["state_bytes"] for row in read_json(results / "results.json")["rows"]))
 
 
-def _metrics(run: Path) -> list[dict[str, Any]]:
+def _metrics(run: Path, having: str = "frames") -> list[dict[str, Any]]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if "frames" in row]
+    return [row for row in map(json.loads, lines) if having in row]
+
+
+def _steps_to_near(run: Path, results: Path) -> float | None:
+    """Steps after which SAM2Act's coarse point was first within `NEAR_M` in training."""
+    rows = _metrics(run, "coarse_error_m")
+    return next((row["step"] + 1.0 for row in rows if row["coarse_error_m"] < NEAR_M), None)
 
 
 def _frames_at_chance(run: Path, results: Path) -> float | None:
@@ -126,6 +135,7 @@ FACTS = {
     "frames at chance": Fact(_frames_at_chance, _millions),
     "frames to the last stage": Fact(_frames_to_last_stage, _millions),
     "frames": Fact(_frames, _millions),
+    f"steps to {100 * NEAR_M:g} cm": Fact(_steps_to_near, _count),
     "keyframe off, median": Fact(_keyframes_off("median_m"), _millimetres),
     "keyframe off, 95 %": Fact(_keyframes_off("p95_m"), _millimetres),
     RIGHT_CHUNK: Fact(_right_chunk_read, percent, none="–"),

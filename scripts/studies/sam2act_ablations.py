@@ -34,8 +34,12 @@ STUDY = Study(
         "PutBlockBack (four places): the block's first place is seen at the first decision and "
         "needed ten decisions later. First stages of 800 steps of two demonstrations, second "
         "stages of 500 on top; everything but the named choice is as in `plus`. First stages are "
-        "SAM2Act without memory. Short runs show what is learnt soon, not what could be learnt."
+        "SAM2Act without memory. Short runs show what is learnt soon, not what could be learnt. "
+        "The last column says after how many steps the coarse point was within 1.5 cm on average "
+        "over the demonstrations being learnt from; a stage starts 2.5 cm off, since it can't know "
+        "where the block belongs."
     ),
+    facts=("steps to 1.5 cm",),
     train=("task=put_block_back", "preset=sam2act_small", "checkpoint_every=100"),
     evaluate=("episodes=150", "seed_start=1900000", "intervene=none,swapped", "videos=0"),
     variants=(
