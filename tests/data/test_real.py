@@ -23,7 +23,9 @@ def real(tmp_path_factory):
 def test_collected_episodes_replay_bit_for_bit(real):
     report = check(real, sample=3)
     assert report.ok, report.text()
-    assert report.resimulated == [0, 1, 2] and not report.notes
+    assert report.resimulated == [0, 1, 2]
+    (note,) = report.notes  # no other than that these are too few to look for a leak
+    assert "cue was not asked" in note
 
 
 def test_branches_leave_the_real_episode_untouched(real, tmp_path):
