@@ -111,10 +111,10 @@ def add_claim(
         raise DataError(f"the evaluations hold {held}; say task= and level=, or suite=")
     swap_sources = sources if swapped is None else [_Source(Path(path)) for path in swapped]
     _check_together([*sources, *swap_sources], rows, per_task=bool(suite))
-    swaps = _swapped(swap_sources, rows, [source.network(role) for source in sources], role)
     train_seeds = [source.train_seed(role) for source in sources]
     if len(set(train_seeds)) != len(train_seeds):
         raise DataError(f"training seeds repeat: {train_seeds}; pool each network once")
+    swaps = _swapped(swap_sources, rows, [source.network(role) for source in sources], role)
     episodes = [
         e
         for source in sources

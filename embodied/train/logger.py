@@ -52,9 +52,10 @@ class MetricsLogger:
 
     def close(self) -> None:
         """Flushes and closes both."""
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        with _named_failure(self.path.parent):
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

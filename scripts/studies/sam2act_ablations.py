@@ -23,7 +23,7 @@ def second(name: str, what: str, *options: str, init: str = "base") -> Variant:
 
 def window(slots: int) -> Variant:
     """Returns a second stage that remembers fewer decisions."""
-    what = f"window of the last {slots} decisions"
+    what = f"window of the last {slots} decisions" if slots > 1 else "window of the last decision"
     return second(f"window-{slots}", what, f"memory.config.capacity={slots}")
 
 
