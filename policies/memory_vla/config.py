@@ -24,6 +24,9 @@ class MemoryVLAConfig:
     Attributes:
       trunk: ``"conv"`` (camera images), ``"entities"`` (state observation), or an image
         encoder of `embodied.nn.encoders`.
+      entity_rows: Rows of the table of entities that are read, from its first; 0 for all. Rows
+        that stand for nothing cost as much as others; tables with something further on are
+        refused.
       encoder: Options of that encoder.
       compress: How its visual tokens are brought to D channels: ``"squeeze_excite"``
         (published) or ``"squeeze_excite_wide"`` (successor).
@@ -59,6 +62,7 @@ class MemoryVLAConfig:
     """
 
     trunk: str = "conv"
+    entity_rows: int = 0
     encoder: dict[str, Any] = dataclasses.field(default_factory=dict)
     compress: str = "squeeze_excite"
     token_grid: int = 0
@@ -111,7 +115,14 @@ class MemoryVLAConfig:
                 "channels must be two sizes >= 1, the second a multiple of 8 (group norm), got "
                 f"{self.channels}"
             )
-        for name in ("blocks", "goal_loss", "goal_noise_m", "token_grid", "cognitive_width"):
+        for name in (
+            "blocks",
+            "goal_loss",
+            "goal_noise_m",
+            "token_grid",
+            "cognitive_width",
+            "entity_rows",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be >= 0, got {getattr(self, name)}")
         for name in ("horizon", "readout_queries"):
@@ -123,6 +134,8 @@ class MemoryVLAConfig:
         idle = {}
         if self.trunk not in ENCODERS:
             idle |= dict.fromkeys(("compress", "token_grid", "grounding"), f"trunk={self.trunk}")
+        if self.trunk != "entities":
+            idle["entity_rows"] = f"trunk={self.trunk}"
         if self.trunk != "conv":
             idle |= dict.fromkeys(("channels", "blocks"), f"trunk={self.trunk}")
         if self.fusion != "gate":

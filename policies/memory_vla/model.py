@@ -25,6 +25,7 @@ from embodied.core.text import INSTRUCTION
 from embodied.core.types import Observation
 from embodied.nn.encoders import build_encoder
 from embodied.nn.position import FourierFeatures
+from embodied.nn.rows import looks_at_data
 from embodied.nn.squeeze import SqueezeExcite, WideSqueezeExcite
 from embodied.nn.vision import ConvTrunk, SalientColor, meet_plane, token_pixels
 from policies.memory_vla.config import MemoryVLAConfig
@@ -272,8 +273,14 @@ class EntityTrunk(Trunk):
                 f"{', '.join(sorted(observations))}. Use observation=state or trunk=conv"
             )
         self.inputs = {key: observations[key] for key in (ENTITIES, ENTITIES_MASK)}
-        tokens, features = observations[ENTITIES].shape
-        self.streams = {ENTITIES: tokens}
+        rows, features = observations[ENTITIES].shape
+        if config.entity_rows > rows:
+            raise ConfigError(
+                f"policy.config.entity_rows={config.entity_rows}, but the table of entities has "
+                f"{rows} rows; use at most that, or 0 for all"
+            )
+        self.rows = config.entity_rows or rows
+        self.streams = {ENTITIES: self.rows}
         half, quarter = config.width // 2, config.width // 4
         self.embed = nn.Sequential(
             nn.Linear(features, 4 * half), nn.GELU(), nn.Linear(4 * half, half), nn.LayerNorm(half)
@@ -282,11 +289,34 @@ class EntityTrunk(Trunk):
         self.place = FourierFeatures(3, quarter, NEAR_M)
 
     def forward(self, obs: Observation) -> Perception:
-        entities, mask = obs[ENTITIES], obs[ENTITIES_MASK]
+        entities, mask = obs[ENTITIES][:, : self.rows], obs[ENTITIES_MASK][:, : self.rows]
         places = entities[..., POSITION]
         codes = [self.embed(entities), self.color(entities[..., COLOR]), self.place(places)]
         tokens = torch.cat([code.to(codes[0].dtype) for code in codes], dim=-1)
-        return Perception(tokens * mask[..., None], places, mask)
+        tokens = tokens * mask[..., None]
+        return Perception(self._whole(tokens, obs[ENTITIES_MASK]), places, mask)
+
+    def _whole(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Returns the tokens of tables that end where reading ends.
+
+        Others are refused. Where looking would wait for a device their tokens are not a number,
+        so that neither training nor a robot goes on with them.
+
+        Raises:
+          SpecMismatch: If a table has something further on.
+        """
+        if self.rows == present.shape[1]:
+            return tokens
+        more = present[:, self.rows :].any(dim=1)
+        if not looks_at_data(more):
+            return torch.where(more[:, None, None], torch.nan, tokens)
+        if more.any():
+            last = int(present.any(dim=0).nonzero().max()) + 1
+            raise SpecMismatch(
+                f"the table of entities is filled up to row {last}, but this policy reads "
+                f"{self.rows} (policy.config.entity_rows); train with at least {last}, or 0 for all"
+            )
+        return tokens
 
 
 COMPRESSIONS: dict[str, type[nn.Module]] = {

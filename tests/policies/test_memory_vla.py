@@ -9,6 +9,7 @@ from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.specs import ArraySpec, Interface, camera_specs
 from embodied.core.types import Segment
 from embodied.nn.action_head import ActionHeadConfig
+from policies.memory_vla import model
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.policy import MemoryVLA
 
@@ -229,6 +230,28 @@ def test_wrong_observations_are_named():
         make({k: v for k, v in IMAGES.items() if k != "gripper_opening"})
 
 
+def test_entity_rows_bound_what_is_read_and_refuse_what_stands_further_on(monkeypatch):
+    policy = make(ENTITIES, trunk="entities", entity_rows=4)
+    state, time_s, fresh = policy.initial_state(2), torch.zeros(2), torch.ones(2, dtype=torch.bool)
+    assert state["entities.tokens"].shape[2] == 4
+    obs = random_obs(policy.spec.observations, 2)
+    obs["entities_mask"][:] = False
+    obs["entities_mask"][:, :4] = True
+    seen, _ = policy.observe(obs, time_s, state, fresh)
+    assert seen.features["perceptual"].shape[1] == 4
+
+    obs["entities_mask"][1, 6] = True
+    with pytest.raises(SpecMismatch, match="up to row 7, but this policy reads 4"):
+        policy.observe(obs, time_s, state, fresh)
+    # Where nothing may be looked at, the answer is none that a robot or a trainer would take.
+    monkeypatch.setattr(model, "looks_at_data", lambda tensor: False)
+    after, _ = policy.observe(obs, time_s, state, fresh)
+    torch.testing.assert_close(after.features["condition"][0], seen.features["condition"][0])
+    assert after.features["condition"][1].isnan().all()
+    with pytest.raises(ConfigError, match="has 32 rows"):
+        make(ENTITIES, trunk="entities", entity_rows=33)
+
+
 def test_wrong_options_are_named():
     with pytest.raises(ConfigError, match="did you mean 'conv'"):
         MemoryVLAConfig(trunk="convv")
@@ -242,6 +265,7 @@ def test_wrong_options_are_named():
         ({"grounding": False}, "grounding=False does nothing with trunk=conv"),
         ({"token_grid": 2}, "token_grid=2 does nothing with trunk=conv"),
         ({"compress": "squeeze_excite_wide"}, "does nothing with trunk=conv"),
+        ({"entity_rows": 8}, "entity_rows=8 does nothing with trunk=conv"),
         ({"trunk": "tiny", "blocks": 2}, "blocks=2 does nothing with trunk=tiny"),
         ({"fusion": "add", "gate_weighs": "memory"}, "does nothing with fusion=add"),
     ],
