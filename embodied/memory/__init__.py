@@ -22,6 +22,7 @@ MEMORIES: dict[str, str] = {
     "lstm": "embodied.memory.lstm:LSTMMemory",
     "transformer_xl": "embodied.memory.transformer_xl:TransformerXLMemory",
     "gated_transformer_xl": "embodied.memory.transformer_xl:GatedTransformerXLMemory",
+    "recurrent_tokens": "embodied.memory.recurrent_tokens:RecurrentTokensMemory",
     "hierarchical_chunks": "embodied.memory.hierarchical_chunks:HierarchicalChunksMemory",
 }
 """Memory name -> "module:Class". The class has a `config_class` and takes (streams, config)."""

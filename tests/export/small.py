@@ -107,7 +107,13 @@ MORE = {
     },
     **{
         f"memory_vla-{memory}": ("memory_vla", functools.partial(_vla, memory=memory))
-        for memory in ("full_history", "gru", "transformer_xl", "hierarchical_chunks")
+        for memory in (
+            "full_history",
+            "gru",
+            "recurrent_tokens",
+            "transformer_xl",
+            "hierarchical_chunks",
+        )
     },
     # 32 px cameras, so that pictures are resized in the graph.
     "memory_vla-tiny": (

@@ -25,6 +25,7 @@ MEMORIES = (
     "none",
     "perceptual_cognitive",
     "gru",
+    "recurrent_tokens",
     "full_history",
     "lstm",
     "gated_transformer_xl",

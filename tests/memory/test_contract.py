@@ -116,6 +116,10 @@ def layered(name: str, **options: object) -> MemoryCase:
 CASES = [
     MemoryCase("none", lambda _: build_memory("none", STREAMS), remembers=False, detachable=False),
     MemoryCase("gru", lambda d: build_memory("gru", STREAMS, {"width": 16, "detach": d})),
+    MemoryCase(
+        "recurrent-tokens",
+        lambda d: build_memory("recurrent_tokens", STREAMS, {"heads": 2, "detach": d}),
+    ),
     bank(),
     bank(overflow="fifo", heads=2, time_encoding=False),
     bank(count_weighted=True, merged_time="mean", pool={"perceptual": 2}, qk_init="independent"),

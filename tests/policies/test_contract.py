@@ -66,6 +66,7 @@ CASES = [
     case("bank-entities", trunk="entities"),
     case("bank-fused", store="fused"),
     case("gru", memory="gru"),
+    case("recurrent-tokens", memory="recurrent_tokens"),
     case("lstm", memory="lstm"),
     case("transformer-xl", memory="gated_transformer_xl", memory_config={"width": 16}),
     case(

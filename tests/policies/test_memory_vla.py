@@ -91,6 +91,7 @@ MEMORIES = {
     "none": {},
     "perceptual_cognitive": {},
     "gru": {},
+    "recurrent_tokens": {},
     "full_history": {},
     "lstm": {"layers": 2},
     "transformer_xl": {"width": 16, "capacity": 3},

@@ -43,6 +43,7 @@ CASES = [
     case("plus", memory="spatial", memory_config=SMALL_MEMORY, learn="memory"),
     case("bank", memory="perceptual_cognitive"),
     case("gru", memory="gru"),
+    case("recurrent-tokens", memory="recurrent_tokens"),
     case("full-history", memory="full_history"),
     case("lstm", memory="lstm"),
     case("transformer-xl", memory="transformer_xl", memory_config=LAYERS),
