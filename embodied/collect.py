@@ -59,6 +59,7 @@ def collect(
     out: str | Path,
     seed_start: int = 0,
     noise: float = 1.0,
+    clean: float = 0.0,
     num_workers: int | None = None,
     observe_on: str = ticks.PERIOD,
     observe_period_s: float = 0.4,
@@ -77,6 +78,7 @@ def collect(
       out: Dataset directory.
       seed_start: First seed; training seeds stay below `VALIDATION_SEED_START`.
       noise: Scale of the demonstrator's noise and bursts, 0 for clean episodes.
+      clean: Share of episodes without them, as quick and direct as a policy acts.
       num_workers: Processes; 0 works in this process; all available cores when None.
       observe_on: ``"period"`` or ``"decision"``; the demonstrator pauses at keyframes under
         the latter, and each observation is labelled with the next one.
@@ -95,7 +97,7 @@ def collect(
 
     config = config or EnvConfig()
     check_moves_arm(config.control)
-    plan = _plan(episodes, seed_start, noise, observe_on, observe_period_s, label_horizon)
+    plan = _plan(episodes, seed_start, noise, clean, observe_on, observe_period_s, label_horizon)
     if env_factory is None:
         from embodied import registry
 
@@ -115,7 +117,13 @@ def collect(
 
 
 def _plan(
-    episodes: int, seed_start: int, noise: float, observe_on: str, period_s: float, horizon: int
+    episodes: int,
+    seed_start: int,
+    noise: float,
+    clean: float,
+    observe_on: str,
+    period_s: float,
+    horizon: int,
 ) -> Any:
     from embodied.data.record import RecordPlan
 
@@ -129,6 +137,10 @@ def _plan(
         )
     if noise < 0 or not noise < float("inf"):
         raise ConfigError(f"noise must be a number >= 0, got {noise}")
+    if not 0 <= clean <= 1:
+        raise ConfigError(f"clean is a share of episodes, within 0..1, got {clean}")
+    if clean and not noise:
+        raise ConfigError(f"clean={clean} does nothing with noise=0, which makes all clean")
     if horizon < 1:
         raise ConfigError(f"label_horizon must be at least 1, got {horizon}")
     if observe_on not in (ticks.PERIOD, ticks.DECISION):
@@ -136,7 +148,9 @@ def _plan(
     if not period_s > 0:
         raise ConfigError(f"observe_period_s must be above 0, got {period_s}")
     pause_ticks = PAUSE_TICKS if observe_on == ticks.DECISION else 0
-    return RecordPlan(float(noise), observe_on, float(period_s), int(horizon), pause_ticks)
+    return RecordPlan(
+        float(noise), observe_on, float(period_s), int(horizon), pause_ticks, float(clean)
+    )
 
 
 def worker_count(asked: int | None, episodes: int) -> int:

@@ -24,6 +24,8 @@ class Options(EnvConfig):
       out: Dataset directory; empty for ``data/<task>-<level>-<observation>``.
       seed_start: First seed.
       noise: Scale of the demonstrator's noise and bursts; 0 for clean episodes.
+      clean: Share of episodes without them, as quick and direct as a policy acts; it helps where
+        several commits follow one another, which noise draws out.
       workers: Processes; null for one a core, 0 to work in this process.
       observe_on: ``"period"`` or ``"decision"``.
       observe_period_s: Seconds between observation ticks under ``"period"``.
@@ -38,6 +40,7 @@ class Options(EnvConfig):
     out: str = ""
     seed_start: int = 0
     noise: float = 1.0
+    clean: float = 0.0
     workers: int | None = None
     observe_on: str = "period"
     observe_period_s: float = 0.4
@@ -71,6 +74,7 @@ def run(options: Options) -> None:
             out=made,
             seed_start=options.seed_start,
             noise=options.noise,
+            clean=options.clean,
             num_workers=options.workers,
             observe_on=options.observe_on,
             observe_period_s=options.observe_period_s,

@@ -20,7 +20,7 @@ from embodied.data.manifest import (
     save_manifest,
     settings_difference,
 )
-from embodied.data.schema import EpisodeMeta
+from embodied.data.schema import EpisodeMeta, optional
 from embodied.data.workers import Job, Outcome, package_versions
 
 SIMULATOR_PACKAGES = ("mujoco", "robosuite")
@@ -92,7 +92,7 @@ class Builder:
     def _asked(self) -> dict[str, Any]:
         plan = self.job.plan
         return {
-            **_pause(plan.pause_ticks),
+            **optional(dataclasses.asdict(plan)),
             "task": self.job.task,
             "level": self.job.level,
             "env": dataclasses.asdict(self.job.config),
@@ -104,9 +104,7 @@ class Builder:
         }
 
     def _refuse_other(self, asked: dict[str, Any], there: dict[str, Any]) -> None:
-        lines = settings_difference(
-            asked, {k: there.get(k) for k in asked} | _pause(there.get("pause_ticks", 0))
-        )
+        lines = settings_difference(asked, {k: there.get(k) for k in asked} | optional(there))
         manifest = self._manifest
         if manifest is not None and manifest.seed_start != self.seeds[0]:
             lines.append(f"seed_start: {self.seeds[0]} against {manifest.seed_start}")
@@ -159,7 +157,7 @@ class Builder:
                 meta = EpisodeMeta.from_attrs(dict(group.attrs), f"{path} {group.name}")
                 found = meta_settings(meta)
                 there = {key: self._manifest.settings.get(key) for key in found}
-                there |= _pause(self._manifest.settings.get("pause_ticks", 0))
+                there |= optional(self._manifest.settings)
                 lines = settings_difference(found, there)
                 if lines:
                     raise DataError(
@@ -236,11 +234,6 @@ class Builder:
         return self._manifest
 
 
-def _pause(pause_ticks: int) -> dict[str, int]:
-    """Returns the setting, which datasets without pauses don't have."""
-    return {"pause_ticks": pause_ticks} if pause_ticks else {}
-
-
 def meta_settings(meta: EpisodeMeta) -> dict[str, Any]:
     """Returns an episode's settings in the form of ``Manifest.settings``."""
     return {
@@ -251,7 +244,7 @@ def meta_settings(meta: EpisodeMeta) -> dict[str, Any]:
         "observe_period_s": meta.observe_period_s,
         "label_horizon": meta.label_horizon,
         "noise": meta.noise,
-        **_pause(meta.pause_ticks),
+        **optional(dataclasses.asdict(meta)),
         "knobs": meta.knobs,
         "control_hz": meta.control_hz,
         "mjcf_sha256": meta.mjcf_sha256,

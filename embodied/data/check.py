@@ -22,7 +22,7 @@ from embodied.data.manifest import (
     load_manifest,
     settings_difference,
 )
-from embodied.data.schema import Episode, pack_state
+from embodied.data.schema import OPTIONAL, Episode, pack_state
 from embodied.data.workers import package_versions
 from embodied.registry import task_info
 
@@ -182,7 +182,7 @@ def _check_file(
 
 def _check_settings(episode: Episode, manifest: Manifest, file: Path) -> None:
     found = meta_settings(episode.meta)
-    there = {k: v for k, v in manifest.settings.items() if k in found or k == "pause_ticks"}
+    there = {k: v for k, v in manifest.settings.items() if k in found or k in OPTIONAL}
     lines = settings_difference(found, there)
     shape = episode.control["action"].shape[1]
     if shape != manifest.action_size:

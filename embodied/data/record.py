@@ -15,6 +15,7 @@ import numpy as np
 
 from embodied.core import ticks
 from embodied.core.errors import DataError
+from embodied.core.rng import derive
 from embodied.core.specs import ArraySpec
 from embodied.core.task import PHASES
 from embodied.core.text import INSTRUCTION, INSTRUCTION_BYTES
@@ -34,6 +35,7 @@ class RecordPlan:
 
     Attributes:
       noise: Scale of the disturbance of executed actions; 0 demonstrates cleanly.
+      clean: Share of episodes that are demonstrated cleanly all the same.
       observe_on: ``"period"`` or ``"decision"``.
       observe_period_s: Seconds between observation ticks under ``"period"``.
       label_horizon: K, actions in a label chunk.
@@ -45,6 +47,12 @@ class RecordPlan:
     observe_period_s: float = 0.4
     label_horizon: int = 16
     pause_ticks: int = 0
+    clean: float = 0.0
+
+    def noise_of(self, seed: int) -> float:
+        """Returns the noise of an episode, which its seed decides."""
+        is_clean = derive(seed, "demonstrator", "clean").random() < self.clean
+        return 0.0 if is_clean else float(self.noise)
 
 
 def env_facts(env: Any) -> dict[str, Any]:
@@ -99,7 +107,8 @@ def record_episode(
     period = ticks.period_ticks(plan.observe_period_s, float(facts["control_hz"]))
     obs, info = u.reset(seed=seed)
     cue, instruction = int(info["cue"]), str(info["instruction"])
-    expert = u.make_expert(seed, plan.noise, plan.pause_ticks)
+    noise = plan.noise_of(seed)
+    expert = u.make_expert(seed, noise, plan.pause_ticks)
     expert.reset()
     saved = u.save_state()
     layout = state_layout(saved)
@@ -127,7 +136,7 @@ def record_episode(
             seen["observation"].append(u.observe(draw=True))
             if plan.observe_on == ticks.DECISION:
                 seen["keyframe"].append(expert.next_keyframe())
-            if plan.noise and not held:
+            if noise and not held:
                 chunk, valid = _branch(u, expert, saved, clean, plan.label_horizon)
                 seen["chunk"].append(chunk)
                 seen["chunk_valid"].append(valid)
@@ -159,6 +168,7 @@ def record_episode(
         label_horizon=plan.label_horizon,
         noise=float(plan.noise),
         pause_ticks=plan.pause_ticks,
+        clean=float(plan.clean),
         instruction=instruction,
         success=True,
         failure_kind="",
@@ -168,7 +178,7 @@ def record_episode(
         versions=versions,
     )
     at = np.asarray(seen["tick"], np.int64)
-    label = _labels(control, at, seen, plan)
+    label = _labels(control, at, seen, plan, noise)
     if plan.observe_on == ticks.DECISION:
         label |= _keyframes(seen["keyframe"])
     return Episode(meta, control, _observations(control, at, seen["observation"]), label)
@@ -234,13 +244,17 @@ def _branch(
 
 
 def _labels(
-    control: dict[str, np.ndarray], at: np.ndarray, seen: dict[str, list[Any]], plan: RecordPlan
+    control: dict[str, np.ndarray],
+    at: np.ndarray,
+    seen: dict[str, list[Any]],
+    plan: RecordPlan,
+    noise: float,
 ) -> dict[str, np.ndarray]:
     size = control["expert_action"].shape[1]
     chunk = np.zeros((len(at), plan.label_horizon, size), np.float32)
     valid = np.zeros((len(at), plan.label_horizon), bool)
     asked = ~control["held"][at]
-    if plan.noise:
+    if noise:
         if asked.any():
             chunk[asked], valid[asked] = np.stack(seen["chunk"]), np.stack(seen["chunk_valid"])
         return {"chunk": chunk, "chunk_valid": valid}

@@ -16,6 +16,7 @@ from embodied.core.errors import ConfigError, unknown_name
 from embodied.core.task import EnvConfig
 from embodied.data.reader import EpisodeStore
 from embodied.data.record import RecordPlan
+from embodied.data.schema import optional
 from embodied.data.workers import EnvFactory, Job, Pool
 
 FIXED = ("control", "knobs")
@@ -85,7 +86,7 @@ def render(
         settings["task"],
         settings["level"],
         config,
-        RecordPlan(noise=settings["noise"], pause_ticks=settings.get("pause_ticks", 0), **asked),
+        RecordPlan(noise=settings["noise"], **optional(settings), **asked),
         directory / "unfinished",
         env_factory,
         Path(source).resolve(),

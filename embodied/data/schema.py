@@ -38,6 +38,7 @@ import hashlib
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,7 @@ class EpisodeMeta:
       versions: Package -> version.
       format_version: `FORMAT_VERSION` of the writer.
       pause_ticks: Most ticks the demonstrator waited for rest at a keyframe; not stored if 0.
+      clean: Share of the dataset's episodes that are without noise; not stored if 0.
     """
 
     seed: int
@@ -126,11 +128,12 @@ class EpisodeMeta:
     versions: dict[str, str]
     format_version: int = FORMAT_VERSION
     pause_ticks: int = 0
+    clean: float = 0.0
 
     def to_plain(self) -> dict[str, Any]:
         """Returns what is stored, as plain data; without what older episodes don't have."""
         plain = dataclasses.asdict(self)
-        for name in _OPTIONAL:
+        for name in OPTIONAL:
             if not plain[name]:
                 del plain[name]
         return plain
@@ -147,7 +150,7 @@ class EpisodeMeta:
         """Rebuilds the metadata from `to_attrs` values; `where` names file and episode."""
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            if field.name not in attrs and field.name in _OPTIONAL:
+            if field.name not in attrs and field.name in OPTIONAL:
                 continue
             if field.name not in attrs:
                 raise DataError(
@@ -163,7 +166,13 @@ class EpisodeMeta:
         return cls(**fields)
 
 
-_OPTIONAL = ("pause_ticks",)
+OPTIONAL = ("pause_ticks", "clean")
+"""Settings that are stored only where they are not 0: older episodes don't have them."""
+
+
+def optional(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those settings that a dataset names only where they are not 0."""
+    return {name: settings[name] for name in OPTIONAL if settings.get(name)}
 
 
 def _from_attr(name: str, kind: str, value: Any, where: str) -> Any:

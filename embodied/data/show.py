@@ -77,7 +77,8 @@ class Summary:
             f"{len(self.failed)} left out, {self.bytes / 1e6:,.1f} MB",
             f"  knobs         {', '.join(f'{k}={v}' for k, v in s['knobs'].items())}",
             f"  environment   {env['observation']}, {pictures}, control {env['control']}, "
-            f"visuals {env['visuals']}, noise {s['noise']:g}",
+            f"visuals {env['visuals']}, noise {s['noise']:g}"
+            + (f" but in {s['clean']:.0%} of episodes" if s.get("clean") else ""),
             f"  observations  {self._when()}, chunks of {s['label_horizon']} actions at "
             f"{s['control_hz']:g} Hz",
             "  lengths       {:.1f} / {:.1f} / {:.1f} s (shortest / median / longest), "

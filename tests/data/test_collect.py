@@ -117,6 +117,7 @@ def test_kill_between_shard_and_manifest_is_recovered(original, dataset):
     [
         ({"config": EnvConfig(image_size=24)}, "env.image_size: 24 against 16"),
         ({"config": EnvConfig(image_size=16, control="osc")}, "env.control: 'osc' against 'fast'"),
+        ({"clean": 0.5}, "clean: 0.5 against"),
         ({"noise": 0.5}, "noise: 0.5 against 1.0"),
         ({"seed_start": 3}, "seed_start: 3 against 0"),
         ({"episodes": 5}, "episodes: 5 against 12"),
@@ -193,6 +194,9 @@ def test_a_full_disk_stops_clearly_and_loses_nothing(tmp_path, monkeypatch):
         {"seed_start": -1},
         {"seed_start": VALIDATION_SEED_START - 3},
         {"noise": float("nan")},
+        {"clean": 1.5},
+        {"clean": float("nan")},
+        {"clean": 0.5, "noise": 0.0},
         {"label_horizon": 0},
         {"observe_on": "sometimes"},
         {"observe_period_s": 0.03},

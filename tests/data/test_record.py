@@ -43,6 +43,21 @@ def test_clean_labels_equal_branch_labels():
     assert (clean.control["action"] == clean.control["expert_action"]).all()
 
 
+def test_a_share_of_episodes_is_clean_as_their_seeds_decide():
+    plan = RecordPlan(clean=0.5)
+    noises = [plan.noise_of(seed) for seed in range(200)]
+    assert set(noises) == {0.0, 1.0} and 80 < noises.count(0.0) < 120
+    assert {RecordPlan().noise_of(seed) for seed in range(200)} == {1.0}
+    for seed in (noises.index(0.0), noises.index(1.0)):
+        episode, alone = record(seed=seed, clean=0.5), record(seed=seed, noise=noises[seed])
+        assert same(episode.control, alone.control) and same(episode.label, alone.label)
+        assert episode.meta.noise == 1.0 and episode.meta.clean == 0.5
+        assert schema.EpisodeMeta.from_attrs(episode.meta.to_attrs(), "here") == episode.meta
+        again = record(seed=seed, clean=0.5, replay=episode)
+        assert schema.content_sha256(again) == schema.content_sha256(episode)
+    assert "clean" not in record().meta.to_attrs()
+
+
 def test_labels_start_from_the_disturbed_state():
     episode = record()
     control, label = episode.control, episode.label
