@@ -43,8 +43,11 @@ def move(task: Task, paths: np.ndarray, height_m: float) -> None:
         return
     count = 2 if task.knobs.busy >= 0.5 else 1
     time_s = task.phase_tick / CONTROL_HZ
+    appear = not task.scene.present[NAMES[0]]
     for name, (a, b, c, d) in zip(NAMES[:count], paths, strict=False):
         x = 0.05 + 0.15 * np.sin((1.5 + 0.5 * a) * time_s + np.pi * b)
         y = 0.28 * np.sin((1.0 + 0.4 * c) * time_s + np.pi * d)
         z = TABLE_TOP_M + height_m + 0.03 * np.sin(2 * time_s + a)
         task.scene.place(name, (x, y, z))
+    if appear:
+        task.scene.forward()  # what appears now is observed now

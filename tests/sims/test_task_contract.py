@@ -237,4 +237,5 @@ def test_busy_gap_moves_things_but_not_the_scene_at_go(make_env, name):
         active = bool(busy) or not env.task.gap_held
         assert (np.ptp(np.array(moved), axis=0).max() > 0.03) == active
         assert (np.ptp(np.array(seen), axis=0).max() > 0.05) == active
+        assert all(env.observation_space["entities"].contains(rows) for rows in seen)
     assert_equal(*states, skip="hidden_")
