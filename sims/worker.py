@@ -226,7 +226,8 @@ def main(argv: Sequence[str]) -> None:
                 buffer = mmap.mmap(shared_fd, size)
                 answer = rows.attach(views(layout, buffer))
             elif command == "close":
-                rows.close()
+                if rows is not None:  # none where they could not be made
+                    rows.close()
                 break
             else:
                 answer = getattr(rows, command)(*args)

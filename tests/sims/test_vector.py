@@ -287,13 +287,14 @@ def test_too_many_workers_warn(make_vec):
         make_vec(1, 500)
 
 
-def test_wrong_arguments_are_refused(make_vec):
+def test_wrong_arguments_are_refused(make_vec, capfd):
     with pytest.raises(ConfigError, match="did you mean 'disabled'"):
         make_vec(1, autoreset="disable")
     with pytest.raises(ConfigError, match="num_envs"):
         make_vec(0)
     with pytest.raises(ConfigError, match="did you mean 'easy'"):
         make_vec(1, 1, level="eazy")
+    assert "Traceback" not in capfd.readouterr().err, "a worker without rows ends quietly"
 
 
 def test_shared_memory_that_is_full_is_told_at_once(make_vec, monkeypatch):
