@@ -167,9 +167,10 @@ class Rows:
         return {row: env.save_state() for row, env in self._envs.items()}
 
     def resume(self, states: Mapping[int, Mapping[str, np.ndarray]]) -> dict[int, dict[str, Any]]:
-        """Puts back states of all rows; returns the infos of these rows."""
+        """Puts back the rows in `states`; returns the infos of those that are here."""
         infos = {}
-        for row, env in self._envs.items():
+        for row in self._envs.keys() & states.keys():
+            env = self._envs[row]
             env.restore_state(states[row])
             env.fill(self._obs[row], draw=True)
             reward, terminated, truncated = env.outcome()

@@ -192,6 +192,21 @@ def test_calls_reach_a_row(make_vec, workers):
         vec.call("save_state", 2)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_finished_row_that_was_put_back_is_stepped(make_vec, workers):
+    vec = make_vec(2, workers)
+    vec.reset(seed=[3, 4])
+    state, kept = vec.call("save_state", 1), {k: v[1] for k, v in vec.observe()[0].items()}
+    while not vec.step(np.zeros((2, 7)))[3].all():
+        pass
+    vec.call("restore_state", 1, state)
+    observation, infos = vec.observe()
+    assert_equal({k: v[1] for k, v in observation.items()}, kept)
+    assert infos["time_s"][1] == 0.0 < infos["time_s"][0]
+    _, _, _, truncated, infos = vec.step(np.zeros((2, 7)))
+    assert truncated.tolist() == [True, False] and infos["time_s"][1] == 0.05
+
+
 @pytest.mark.render
 def test_render_gives_pictures_in_state_mode(make_vec):
     vec = make_vec(1)
