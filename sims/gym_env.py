@@ -13,6 +13,7 @@ from embodied.core.errors import ConfigError, SimulatorError, unknown_name
 from embodied.core.specs import DISCRETE, ActionSpec, ArraySpec
 from embodied.core.task import TaskInfo
 from sims.memory_bench.action import ACTION_NAMES, ACTION_SIZE, CONTROL_HZ, check_action
+from sims.memory_bench.task import check_fits
 from sims.resets import read_one
 
 VIDEO_SIZE = 256
@@ -327,11 +328,13 @@ class MemoryBenchEnv(gymnasium.Env):
         """Puts back what `save_state` of an equal environment returned, bit for bit.
 
         Raises:
-          ConfigError: If the state belongs to another task or controller.
+          ConfigError: If the state does not fit, as one of another task, level or controller;
+            nothing is changed then.
         """
+        check_fits({**self.scene.save(), **self.controller.save()}, state)
+        self.task.restore(state)
         self.scene.restore(state)
         self.controller.restore(state)
-        self.task.restore(state)
         self._episode_seed, self._over = self.task.seed, self.task.decided
 
 

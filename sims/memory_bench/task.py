@@ -53,6 +53,8 @@ HOME_JITTER_RAD = 0.04
 
 OPEN, CLOSE = -1.0, 1.0
 
+_SAVED = ("task_", "hidden_")  # how names of a task's saved state begin
+
 
 @dataclasses.dataclass(frozen=True)
 class Waypoint:
@@ -466,23 +468,65 @@ class Task:
             "hidden_tick": np.array(self.tick, np.int64),
         }
         for name, value in self.vars.items():
-            prefix = "hidden_var_" if name in self.hidden_vars else "task_var_"
-            state[prefix + name] = np.array(value)
+            state[self._saved_name(name)] = np.array(value)
         return state
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Puts back what `save` returned; the scene is restored separately."""
-        self._begin(int(state["task_seed"]), int(state["hidden_cue"]))
+        """Puts back what `save` returned; the scene is restored separately.
+
+        Raises:
+          ConfigError: If it is another task's or level's; this one is then as it was.
+        """
+        before = dict(vars(self))
+        try:
+            self._begin_as(state)
+        except ConfigError:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
         phase, self.phase_tick = (int(v) for v in state["task_phase"])
         self.phase, self.tick = PHASES[phase], int(state["hidden_tick"])
         success, failure = (int(v) for v in state["task_outcome"])
         self.success, self.failure_kind = bool(success), FAILURE_KINDS[failure]
         self.committed = bytes(np.asarray(state["task_commit"], np.uint8)).rstrip(b"\0").decode()
-        self.vars = self.start_vars()
         for name, value in self.vars.items():
-            prefix = "hidden_var_" if name in self.hidden_vars else "task_var_"
-            saved = np.array(state[prefix + name])
+            saved = np.array(state[self._saved_name(name)])
             self.vars[name] = saved if isinstance(value, np.ndarray) else saved.item()
+
+    def _begin_as(self, state: Mapping[str, np.ndarray]) -> None:
+        """Begins the episode of a saved state; refuses a state of other names or shapes."""
+        check_fits({name: np.zeros(()) for name in ("task_seed", "hidden_cue")}, state)
+        cue = int(state["hidden_cue"])
+        if not 0 <= cue < self.n_cues:
+            raise ConfigError(
+                f"simulator state: expected a cue of {self.info.name}, 0 to {self.n_cues - 1}, "
+                f"got {cue}; restore it into the environment that saved it"
+            )
+        self._begin(int(state["task_seed"]), cue)
+        self.vars = self.start_vars()
+        own = self.save()
+        given = {name: value for name, value in state.items() if name.startswith(_SAVED)}
+        check_fits(own, given)
+        check_fits(given, own)
+
+    def _saved_name(self, name: str) -> str:
+        """Returns what one of `vars` is called in a saved state."""
+        return ("hidden_var_" if name in self.hidden_vars else "task_var_") + name
+
+
+def check_fits(own: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) -> None:
+    """Refuses a saved state that lacks a name of `own`, or holds it in another shape.
+
+    Raises:
+      ConfigError: Naming the first that differs.
+    """
+    for name, value in own.items():
+        shape = np.shape(state[name]) if name in state else "none"
+        if shape != np.shape(value):
+            raise ConfigError(
+                f"simulator state: expected {name} of shape {np.shape(value)}, got {shape}; "
+                "restore it into the environment that saved it"
+            )
 
 
 def balanced_cue(name: str, seed: int, n_cues: int, cue: int | None = None) -> int:

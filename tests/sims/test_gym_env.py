@@ -212,6 +212,32 @@ def test_foreign_state_is_refused(make_env):
 
 
 @pytest.mark.sim
+def test_a_state_that_does_not_fit_changes_nothing(make_env):
+    """States of scenes with as many parts, of another controller, of another cue, with gaps."""
+    env = make_env("stale_fact")
+    env.reset(seed=7, options={"cue": 1})
+    before, told = env.save_state(), env.current_info()
+    others = {
+        "task_var_tried": make_env("key_trial"),
+        "scene_rgba": make_env("stale_fact", control="osc"),
+    }
+    wrong = {}
+    for name, other in others.items():
+        other.reset(seed=3)
+        wrong[name] = other.save_state()
+    wrong |= {
+        "a cue of stale_fact, 0 to 2, got 3": {**before, "hidden_cue": np.array(3)},
+        "task_seed": {name: value for name, value in before.items() if name != "task_seed"},
+        "mujoco_integration": {},
+    }
+    for match, state in wrong.items():
+        with pytest.raises(ConfigError, match=f"simulator state: expected {match}"):
+            env.restore_state(state)
+        assert_equal(env.save_state(), before)
+        assert env.current_info() == told
+
+
+@pytest.mark.sim
 def test_expert_can_be_rolled_out_ahead_and_put_back(make_env):
     env = make_env()
     env.reset(seed=10)
