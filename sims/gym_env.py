@@ -120,9 +120,12 @@ class MemoryBenchEnv(gymnasium.Env):
 
         Returns:
           The first observation and its info.
+
+        Raises:
+          ConfigError: For an unknown option, or a seed or cue out of range.
         """
         super().reset(seed=seed)
-        self.start(*read_one(seed, options, self.np_random))
+        self.start(*read_one(seed, options, self.np_random, self.info.name, self.task.n_cues))
         return self.observe(draw=True), self.current_info(fresh=True)
 
     def step(

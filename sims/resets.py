@@ -43,23 +43,41 @@ def seed_array(seeds: Iterable[int]) -> np.ndarray:
 
 
 def read_one(
-    seed: int | None, options: Mapping[str, Any] | None, random: np.random.Generator
-) -> tuple[int, Any]:
+    seed: int | None,
+    options: Mapping[str, Any] | None,
+    random: np.random.Generator,
+    task: str,
+    n_cues: int,
+) -> tuple[int, int | None]:
     """Returns the episode seed and the cue, if any, that one environment's ``reset`` asks for.
 
     Args:
       seed: Episode seed, or None for one from `random`.
       options: ``cue`` alone.
       random: The environment's generator.
+      task: Name of the task, for messages.
+      n_cues: Cues that it has.
 
     Raises:
-      ConfigError: For an unknown option.
+      ConfigError: For an unknown option, or a seed or cue out of range.
     """
-    episode = int(random.integers(2**31)) if seed is None else int(seed)
+    episode = int(random.integers(2**31)) if seed is None else int(seed_array([seed])[0])
     unknown = set(options or {}) - {"cue"}
     if unknown:
         raise unknown_name("reset option", sorted(unknown)[0], ["cue"])
-    return episode, (options or {}).get("cue")
+    cue = (options or {}).get("cue")
+    check_cue(cue, task, n_cues)
+    return episode, cue
+
+
+def check_cue(cue: Any, task: str, n_cues: int) -> None:
+    """Checks the cue that is asked for, if any.
+
+    Raises:
+      ConfigError: For one that is no whole number, or that the task has not.
+    """
+    if cue is not None and not (_whole(cue) and 0 <= cue < n_cues):
+        raise ConfigError(f"cue of {task}: expected 0 to {n_cues - 1}, got {cue!r}")
 
 
 def _whole(value: Any) -> bool:
@@ -134,10 +152,6 @@ class ResetReader:
                 )
         mask = np.asarray(mask, bool)
         for row in np.flatnonzero(mask):
-            cue = cues[row]
-            if cue is not None and not (_whole(cue) and 0 <= cue < self._n_cues):
-                raise ConfigError(
-                    f"cue of {self._task}: expected 0 to {self._n_cues - 1}, got {cue!r}"
-                )
+            check_cue(cues[row], self._task, self._n_cues)
         self._last = seed_array(seeds)
         return Reset(mask, self._last, list(cues))

@@ -107,7 +107,7 @@ def check_knobs(info: TaskInfo, knobs: Mapping[str, Any], **ranges: tuple[int, i
 
 def cue_array(cues: Sequence[int | None]) -> np.ndarray:
     """Returns cues as int64 [n], with -1 for None: the seed's own."""
-    return np.array([-1 if c is None else int(c) if c >= 0 else -2 for c in cues], np.int64)
+    return np.array([-1 if c is None else int(c) for c in cues], np.int64)
 
 
 def token(size: int, *shape: int, dtype: str = "int64") -> ArraySpec:

@@ -73,9 +73,12 @@ class RecallEnv(gymnasium.Env):
 
         Returns:
           The first observation and its info.
+
+        Raises:
+          ConfigError: For an unknown option, or a seed or cue out of range.
         """
         super().reset(seed=seed)
-        episode, cue = read_one(seed, options, self.np_random)
+        episode, cue = read_one(seed, options, self.np_random, self.info.name, self.game.n_cues)
         self.game.start(_FIRST, seed_array([episode]), cue_array([cue]))
         return self.observe(), self.current_info()
 

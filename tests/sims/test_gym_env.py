@@ -108,8 +108,11 @@ def test_bad_actions_and_calls_are_refused(make_env):
         with pytest.raises(ActionError, match=match):
             env.step(action)
     env.step(np.full(7, 1.0 + 5e-7))  # rounding is forgiven
-    with pytest.raises(ConfigError, match="cue"):
-        env.reset(seed=0, options={"cue": 3})
+    for cue in (3, -1, 1.7, "red"):
+        with pytest.raises(ConfigError, match=f"cue of remember_color: .* 0 to 2, got {cue!r}"):
+            env.reset(seed=0, options={"cue": cue})
+    with pytest.raises(ConfigError, match="seed: expected a whole number"):
+        env.reset(seed=2**63)
     with pytest.raises(ConfigError, match="reset option"):
         env.reset(seed=0, options={"cues": 1})
     play(env, seed=0)
