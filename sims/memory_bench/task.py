@@ -15,6 +15,7 @@ ceiling is computed from. Episode variables that change while it runs live in ``
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -122,6 +123,11 @@ class Task:
         self.vars: dict[str, Any] = {}
 
     def _check_common(self) -> None:
+        for name, value in vars(self.knobs).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(
+                    f"knob {name} of {self.info.name}: expected a finite number, got {value}"
+                )
         for name in ("cue_s", "execute_s"):
             if not getattr(self.knobs, name, 1.0) > 0:
                 raise ConfigError(

@@ -94,6 +94,9 @@ def test_bad_knobs_are_refused(name):
     for knob, value in bad.items():
         with pytest.raises(ConfigError, match=rf"(?=.*{knob}).*expected.*got {value}"):
             task_class(info)(info.knobs("easy", {knob: value}))
+    for knob, value in itertools.product(info.knobs("easy"), (float("inf"), float("nan"))):
+        with pytest.raises(ConfigError, match=rf"knob {knob}.*expected.*got {value}"):
+            task_class(info)(info.knobs("easy", {knob: value}))
     with pytest.raises(ConfigError, match="expected a number"):
         info.knobs("easy", {"execute_s": "long"})
 
