@@ -27,14 +27,15 @@ def draw_grid(rng: np.random.Generator, count: int) -> np.ndarray:
     return xy + rng.uniform(-_JITTER_M, _JITTER_M, (count, 2))
 
 
-def by_place(xy_m: np.ndarray) -> list[int]:
+def by_place(xy_m: np.ndarray, strip_m: float = _CELL_M) -> list[int]:
     """Returns indices of places by where they are: in strips from one side, near ones first.
 
-    Strips are as wide as a grid's cells and run away from the robot, so that things in a grid or
-    a ring keep their order while they are shifted a little.
+    Strips run away from the robot, the middle one amid them. As wide as the cells of `draw_grid`
+    they let things in that grid or in a ring keep their order while they are shifted a little.
 
     Args:
       xy_m: Places in the world, float [n, 2 or more]; the robot looks along x.
+      strip_m: Width of a strip.
     """
     xy_m = np.asarray(xy_m)
-    return [int(i) for i in np.lexsort((xy_m[:, 0], np.round(xy_m[:, 1] / _CELL_M)))]
+    return [int(i) for i in np.lexsort((xy_m[:, 0], np.round(xy_m[:, 1] / strip_m)))]

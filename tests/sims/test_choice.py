@@ -8,7 +8,9 @@ import pytest
 from embodied.core.errors import ActionError, ConfigError
 from embodied.core.specs import DISCRETE
 from embodied.core.task import EXECUTE, GAP
+from sims.memory_bench.catalog import TASKS
 from sims.memory_bench.layout import by_place
+from sims.memory_bench.machines import task_class
 from sims.memory_bench.manipulation import draw_ring
 from tests.sims.conftest import assert_equal
 
@@ -103,6 +105,22 @@ def test_places_keep_their_numbers_while_they_are_shifted_a_little():
         sides = np.sign(np.round(seen / 0.1))  # right; near, far; left of the robot
         np.testing.assert_array_equal(sides[:, 1], [-1, 0, 0, 1])
         assert seen[1, 0] < seen[2, 0]
+
+
+@pytest.mark.parametrize("level", ["medium", "hard", "extreme"])
+@pytest.mark.parametrize(
+    ("task", "places", "column_m"),
+    [("shell_game_swap", "pos", 0.04), ("put_block_back", "patches", 0.105)],
+)
+def test_columns_are_numbered_one_after_the_other(task, places, column_m, level):
+    """A shift of millimetres mixes no column of patches with the next, and swaps no two cups."""
+    info = TASKS[task]
+    played, rng = task_class(info)(info.knobs(level)), np.random.default_rng(0)
+    for _ in range(50):
+        played.plan = played.draw(rng)
+        x, y = played.plan[places][played.choice_order()][:, :2].T
+        step = np.diff(np.round(y / column_m))
+        assert (step >= 0).all() and (np.diff(x)[step == 0] > 0).all()
 
 
 def test_observations_are_those_of_the_moved_arm():

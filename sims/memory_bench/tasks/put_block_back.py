@@ -37,6 +37,7 @@ RING_K = 4
 """Up to so many patches stand in a ring around the centre; more lie on a grid."""
 
 _BLOCK_Z_M = TABLE_TOP_M + BLOCK_HALF_M[2]
+_GRID_M = 0.105
 _GRID_X_M = (-0.165, -0.06, 0.045, 0.15)
 _GRID_Y_M = (-0.315, -0.21, -0.105, 0.0, 0.105, 0.21, 0.315)
 _BUTTON_X_M, _BUTTON_Y_M, _GRID_JITTER_M = (-0.06, 0.045), -0.315, 0.005
@@ -151,8 +152,9 @@ class PutBlockBack(BlockTask):
             self.commit(self._patches[nearest], nearest == self.cue)
 
     def choice_order(self) -> Sequence[int]:
-        """The patches, by where they are."""
-        return by_place(self.plan["patches"])
+        """The patches, by where they are; on the grid column by column."""
+        patches = self.plan["patches"]
+        return by_place(patches) if self.k <= RING_K else by_place(patches, _GRID_M)
 
     def target(self) -> str:
         """The patch on which the block was at the start."""

@@ -152,6 +152,10 @@ class ShellGameSwap(ChoiceTask):
             place = {a: b, b: a}.get(place, place)
         return place
 
+    def choice_order(self) -> Sequence[int]:
+        """The cups, along their row."""
+        return range(self.k)
+
     # -- the cue phase --------------------------------------------------------------------
 
     def setup_cue(self) -> None:
