@@ -94,12 +94,13 @@ class Observer:
         self._camera_ids = {name: m.camera(name).id for name in self.cameras}
 
     def _make_specs(self) -> dict[str, ArraySpec]:
-        f32 = "float32"
+        f32, arm = "float32", self._scene.arm
+        turn = arm.most_joint_rad
         specs = {
             "eef_pos_world_m": ArraySpec((3,), f32, "m", -3.0, 3.0),
             "eef_quat_xyzw": ArraySpec((4,), f32, "", -1.0, 1.0),
             "gripper_opening": ArraySpec((1,), f32, "", 0.0, 1.0),
-            "joint_pos_rad": ArraySpec((len(self._scene.arm.joints),), f32, "rad", -4.0, 4.0),
+            "joint_pos_rad": ArraySpec((len(arm.joints),), f32, "rad", -turn, turn),
             INSTRUCTION: ArraySpec((INSTRUCTION_BYTES,), "uint8", "", 0, 255),
         }
         if self.mode == "state":

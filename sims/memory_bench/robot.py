@@ -38,6 +38,7 @@ class Arm:
       links: Body and collision mesh of each link, for ``lite`` pictures.
       touching: Words in the names of the arm's geoms that touch the world.
       hand_link: The body that carries the hand and counts as part of it.
+      most_joint_rad: Bound of all joints' positions, as observations state it.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Arm:
     links: tuple[tuple[str, str], ...]
     touching: tuple[str, ...]
     hand_link: str
+    most_joint_rad: float
 
 
 _UR5E = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
@@ -75,6 +77,7 @@ ARMS = {
         ),
         touching=("link6", "link7"),
         hand_link="robot0_link7",
+        most_joint_rad=4.0,
     ),
     "ur5e": Arm(
         model="UR5e",
@@ -87,6 +90,7 @@ ARMS = {
         links=tuple((f"robot0_{body}", f"robot0_{mesh}") for body, mesh in _UR5E_LINKS.items()),
         touching=("wrist2_col", "wrist3_col"),
         hand_link="robot0_wrist_3_link",
+        most_joint_rad=7.0,  # its joints turn once round either way
     ),
 }
 """Name -> arm. Tasks, certificates and published results are the Panda's."""

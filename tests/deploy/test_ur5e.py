@@ -32,6 +32,8 @@ def test_a_ur5e_stands_at_home_as_the_panda_does_and_does_a_task() -> None:
         env.scene.set_arm(np.array(env.scene.arm.home_qpos_rad))
         env.scene.settle()
         hands.append((env.scene.eef_pos(), env.scene.eef_quat()))
+        ranges = np.array([env.scene.m.joint(name).range for name in env.scene.arm.joints])
+        assert all(env.observation_space["joint_pos_rad"].contains(q) for q in np.float32(ranges.T))
     (pos, quat), (other_pos, other_quat) = hands
     assert np.allclose(pos, other_pos, atol=1e-3) and abs(quat @ other_quat) > 1 - 1e-5
     assert ur5e.observe()["joint_pos_rad"].shape == (6,)
