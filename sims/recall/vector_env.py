@@ -130,8 +130,8 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
           SimulatorError: If a stepped row was never reset.
         """
         game, n = self.game, self.num_envs
-        over = game.terminated | game.truncated
-        stepped = ~over if active is None else np.asarray(active, bool) & ~over
+        wanted = np.ones(n, bool) if active is None else np.asarray(active, bool)
+        stepped = wanted & ~(game.terminated | game.truncated)
         actions = check_choices(
             np.asarray(actions), (n,), game.action_names, self.info.name, stepped
         )
@@ -147,6 +147,8 @@ class RecallVectorEnv(gymnasium.vector.VectorEnv):
         terminated, truncated = game.terminated.copy(), game.truncated.copy()
         if self.autoreset == DISABLED:
             return self._observations(), reward, terminated, truncated, game.infos()
+        # One that had ended when its state was restored stays so until it is to be stepped.
+        terminated, truncated = terminated & wanted, truncated & wanted
         infos = self._start_again(terminated | truncated)
         return self._observations(), reward, terminated, truncated, infos
 

@@ -172,6 +172,22 @@ def test_same_step_autoreset_equals_separate_episodes(task):
     assert vec.game.seed.tolist() == [seed + 3 for seed in seeds]
 
 
+def test_a_finished_row_that_was_restored_starts_again_when_it_is_stepped():
+    done = RecallVectorEnv(LITE, 2, **SHORT)
+    done.reset(seed=10)
+    for _ in range(done.horizon):
+        _, _, terminated, _, _ = done.step(np.zeros(2, np.int64))
+    assert terminated.all()
+    vec = RecallVectorEnv(LITE, 2, autoreset="same_step", **SHORT)
+    vec.restore_state(done.save_state())
+    _, reward, terminated, _, infos = vec.step(np.zeros(2, np.int64), active=[True, False])
+    assert terminated.tolist() == infos["_final_obs"].tolist() == [True, False]
+    assert not reward.any() and vec.game.seed.tolist() == [12, 11]
+    assert infos["phase"].tolist() == ["cue", "execute"]
+    _, _, terminated, _, infos = vec.step(np.zeros(2, np.int64))
+    assert terminated.tolist() == [False, True] and vec.game.seed.tolist() == [12, 13]
+
+
 @pytest.mark.parametrize("autoreset", ["disabled", "same_step"])
 def test_infos_have_gymnasiums_form(autoreset):
     vec = RecallVectorEnv(LITE, 2, autoreset=autoreset, **SHORT)
