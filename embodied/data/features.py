@@ -108,6 +108,8 @@ class ShardFeatures:
         self.directory = directory
         index_of = {ref.seed: i for i, ref in enumerate(self.store.episodes)}
         for shard in self.store.manifest.shards.values():
+            if not shard.seeds:  # the demonstrator failed on all of them
+                continue
             stem, start = shard.sha256[:16], 0
             self._shards[stem] = [index_of[seed] for seed in shard.seeds]
             for episode, ticks in zip(self._shards[stem], shard.ticks, strict=True):

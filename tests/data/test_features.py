@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from embodied import collect
 from embodied.core.errors import DataError
 from embodied.data import features
 from embodied.data.features import attach_features
@@ -13,6 +14,7 @@ from embodied.data.segments import SegmentConfig, SegmentDataset
 from embodied.nn.encoders import text
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.policy import MemoryVLA
+from tests.data.conftest import collect_fake
 from tests.nn.tiny_vlms import MODELS
 
 ENCODER = {
@@ -60,6 +62,17 @@ def test_kept_outputs_are_those_of_the_encoder(segments, tmp_path, monkeypatch):
     assert attach_features(make(other), other, tmp_path) == directory
     assert count == []
     assert torch.equal(other.batch(1).obs["encoded_visual"], kept.obs["encoded_visual"])
+
+
+def test_a_shard_without_episodes_has_no_outputs_and_others_keep_theirs(tmp_path, monkeypatch):
+    """Of large pictures a shard is a single seed, on which the demonstrator may have failed."""
+    monkeypatch.setattr(collect, "_SHARD_EPISODES", 1)
+    collect_fake(tmp_path / "data", episodes=3, seed_start=7)
+    segments = SegmentDataset(tmp_path / "data", SegmentConfig(2))
+    assert [len(s.seeds) for s in segments.stores[0].manifest.shards.values()] == [0, 1, 1]
+    directory = attach_features(make(segments), segments, tmp_path / "features")
+    assert {"encoded_visual", "encoded_cognitive"} <= segments.batch(0).obs.keys()
+    assert len(list(directory.glob("*.safetensors"))) == 2
 
 
 def test_other_weights_have_their_own_directory(segments, tmp_path):
