@@ -63,8 +63,7 @@ class Builder:
             self._manifest = load_manifest(self.directory)
             self._refuse_other(self._asked(), self._manifest.settings)
             self._block = self._manifest.shard_episodes
-            self._adopt_shards()
-            self._adopt_loose()
+            self._adopt()
             if self.finished and self._manifest.episodes != len(self.seeds):
                 self._manifest.complete = False
         return self.pending()
@@ -77,12 +76,16 @@ class Builder:
 
     def pending(self) -> list[int]:
         """Returns the seeds that are neither stored nor failed."""
+        decided = self._decided()
+        return [seed for seed in self.seeds if seed not in decided]
+
+    def _decided(self) -> set[int]:
         decided = set(self._loose)
         if self._manifest is not None:
             for shard in self._manifest.shards.values():
                 decided.update(shard.seeds)
             decided.update(self._manifest.failed)
-        return [seed for seed in self.seeds if seed not in decided]
+        return decided
 
     def failed_count(self) -> int:
         """Returns the number of seeds known to have failed."""
@@ -115,6 +118,18 @@ class Builder:
                 f"{self.directory} holds a dataset of other settings (asked for, against what is "
                 f"there): {'; '.join(lines)}; nothing was written. Choose another out=, or ask for "
                 "the same settings to continue it"
+            )
+
+    def _adopt(self) -> None:
+        """Takes over the files that are there; refuses those of seeds that are not asked for."""
+        self._adopt_shards()
+        self._adopt_loose()
+        strangers = sorted(self._decided() - set(self.seeds))
+        if strangers:
+            raise DataError(
+                f"{self.directory} holds files of {len(strangers)} seeds that are not asked for "
+                f"({strangers[0]}..{strangers[-1]}, against {self.seeds[0]}..{self.seeds[-1]}); "
+                "nothing was written. Choose another out=, or ask for the same seeds to continue it"
             )
 
     def _adopt_shards(self) -> None:
@@ -192,8 +207,7 @@ class Builder:
                 horizon=facts["horizon"],
                 versions=versions,
             )
-            self._adopt_shards()
-            self._adopt_loose()
+            self._adopt()
         self._refuse_other(settings, self._manifest.settings)
         self._manifest.episodes = len(self.seeds)
         self._manifest.complete = False

@@ -1,6 +1,7 @@
 """Collecting: same data for any workers and interruptions, honest refusals."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,25 @@ def test_other_settings_are_refused_showing_both_sides(dataset, change, shown):
         collect_fake(dataset, **change)
     assert shown in str(error.value)
     assert before == {p: p.read_bytes() for p in dataset.rglob("*") if p.is_file()}
+
+
+def test_files_of_other_seeds_are_refused_without_a_manifest_too(dataset):
+    (dataset / "dataset.json").unlink()
+    before = shard_bytes(dataset)
+    with pytest.raises(
+        DataError, match=r"12 seeds that are not asked for \(0\.\.11, against 20\.\.31"
+    ):
+        collect_fake(dataset, seed_start=20)
+    shutil.move(dataset / "shard-00000.h5", dataset / "unfinished.h5")
+    (dataset / "unfinished").mkdir(exist_ok=True)
+    shutil.move(dataset / "unfinished.h5", dataset / "unfinished" / "episode_000000000.h5")
+    with pytest.raises(
+        DataError, match=r"2 seeds that are not asked for \(10\.\.11, against 0\.\.9"
+    ):
+        collect_fake(dataset, episodes=10)
+    shutil.move(dataset / "unfinished" / "episode_000000000.h5", dataset / "shard-00000.h5")
+    assert not (dataset / "dataset.json").exists() and shard_bytes(dataset) == before
+    assert collect_fake(dataset).new == 0  # the seeds that it was made of
 
 
 def test_another_simulator_model_is_refused(dataset, monkeypatch):
