@@ -147,6 +147,13 @@ class Manifest:
         for name in fields["shards"]:
             if Path(name).name != name or not name.endswith(".h5"):
                 raise DataError(f"{where} names the shard {name!r}; expected a plain *.h5 name")
+        for name, shard in fields["shards"].items():
+            rows = (shard.seeds, shard.cues, shard.ticks, shard.lengths, shard.contents)
+            if len(set(map(len, rows))) > 1:
+                raise DataError(
+                    f"{where} was edited (its lists of {name} are not equally long); delete it and "
+                    "run the same `embodied collect` again: it is rebuilt from the shards"
+                )
         return cls(**fields)
 
 

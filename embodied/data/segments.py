@@ -323,7 +323,10 @@ class SegmentDataset:
     def _check(self, raw: dict[str, np.ndarray], dataset: int, index: int) -> None:
         """Refuses an episode that is not what dataset.json says, or that can't be learnt."""
         store, chunk = self.stores[dataset], raw["label/chunk"]
-        problems = []
+        problems, count = [], store.episodes[index].ticks
+        once = ("control", f"obs/{INSTRUCTION}")
+        if others := {len(a) for n, a in raw.items() if not n.startswith(once)} - {count}:
+            problems.append(f"{', '.join(map(str, sorted(others)))} observations, not {count}")
         size = (self.label_horizon, self.interface.action_size)
         if chunk.shape[1:] != size:
             problems.append(f"label chunks of {list(chunk.shape[1:])}, expected {list(size)}")

@@ -11,7 +11,7 @@ from embodied.data import schema, shards
 from embodied.data.check import check
 from embodied.data.manifest import load_manifest
 from embodied.data.reader import EpisodeStore, check_same_kind
-from embodied.data.segments import SegmentDataset
+from embodied.data.segments import SegmentConfig, SegmentDataset
 from tests.data import fake_env
 from tests.data.conftest import collect_fake
 
@@ -144,6 +144,23 @@ def test_bad_manifest(dataset, text, word):
     (dataset / "dataset.json").write_text(text)
     with pytest.raises(DataError, match=word):
         SegmentDataset(dataset)
+
+
+def test_a_manifest_that_counts_ticks_otherwise_is_refused(dataset):
+    """Else an episode would end early, or be stretched over ticks that it does not have."""
+    path = dataset / "dataset.json"
+    data = json.loads(path.read_text())
+    info = data["shards"][first_shard(dataset).name]
+    info["ticks"][0] += 1
+    path.write_text(json.dumps(data))
+    for cache in ("always", "never"):
+        config = SegmentConfig(11, cache=cache)
+        with pytest.raises(DataError, match=rf"it holds {info['ticks'][0] - 1} observations, not"):
+            SegmentDataset(dataset, config).batch(0)
+    info["ticks"].pop()
+    path.write_text(json.dumps(data))
+    with pytest.raises(DataError, match="not equally long"):
+        load_manifest(dataset)
 
 
 def test_no_dataset_at_all(tmp_path):
