@@ -140,6 +140,11 @@ def receive(connection: socket.socket) -> dict[str, Any] | None:
     return message
 
 
+def _cut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
 def _exactly(connection: socket.socket, size: int) -> bytes | None:
     parts, left = [], size
     while left:
@@ -190,16 +195,17 @@ class RobotLink:
             return False
         try:
             send(connection, message)
-        except OSError:
+        except OSError:  # half a message may have gone: the next one would be read as its rest
+            _cut(connection)
             return False
         return True
 
     def close(self) -> None:
         """Ends the line."""
         self._ended.set()
-        if self._connection is not None:
-            with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
+        connection = self._connection  # the other thread may let go of it meanwhile
+        if connection is not None:
+            _cut(connection)
         self._thread.join(2)
 
     def _listen(self) -> None:
@@ -209,7 +215,8 @@ class RobotLink:
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     connection.settimeout(SILENT_S)
                     self._connection, self.connections = connection, self.connections + 1
-                    while (message := receive(connection)) is not None:
+                    # Whoever ended the line before it was there could not cut it.
+                    while not self._ended.is_set() and (message := receive(connection)) is not None:
                         self._take(message)
             except OSError:
                 pass  # cut or silent: the loop sees its frames grow old

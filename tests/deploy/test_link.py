@@ -113,6 +113,80 @@ def test_a_line_that_is_cut_is_joined_again(line) -> None:
     assert link.connections == 2
 
 
+def test_a_line_that_takes_no_more_is_cut_and_made_anew(line, monkeypatch) -> None:
+    """Half an action may have gone, and a stop behind it would be read as its other half."""
+    robot, link = line
+    monkeypatch.setattr(link_module, "SILENT_S", 1.0)
+    robot.connection.close()
+    robot.accept()  # the new line has the short patience
+    until(lambda: link.connections == 2 and link._connection is not None)
+    told = threading.Event()
+
+    def frames(connection=robot.connection) -> None:
+        with contextlib.suppress(OSError):
+            while not told.wait(0.05):  # all the while it tells frames, and reads nothing
+                send(connection, message(0, 0))
+
+    threading.Thread(target=frames, daemon=True).start()
+    large = np.zeros(1 << 21)
+    until(lambda: not link.send(large), 10.0)
+    robot.accept()
+    told.set()
+    until(lambda: link.connections == 3 and link._connection is not None)
+    assert link.send(None) and receive(robot.connection) == {"stop": True}
+
+
+def test_a_line_can_be_ended_while_it_is_made(line, monkeypatch) -> None:
+    robot, _ = line
+    connect, free = socket.create_connection, threading.Event()
+
+    def slow(*args, **options):
+        free.wait(5)
+        return connect(*args, **options)
+
+    monkeypatch.setattr(link_module.socket, "create_connection", slow)
+    link = RobotLink("127.0.0.1", robot.port)
+    ended = threading.Thread(target=link.close)
+    ended.start()
+    until(link._ended.is_set)
+    free.set()
+    robot.accept()
+
+    def tell() -> None:
+        with contextlib.suppress(OSError):
+            while not time.sleep(0.02):
+                send(robot.connection, message(0, 0))
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()  # frames go on, but not the line
+    ended.join(5)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert not link._thread.is_alive()
+
+
+def test_a_line_can_be_ended_while_it_is_cut(line) -> None:
+    robot, _ = line
+
+    class Fleeting(RobotLink):
+        """Its other thread lets go of the connection right after somebody looked at it."""
+
+        @property
+        def _connection(self):
+            found, self._there = self._there, None
+            return found
+
+        @_connection.setter
+        def _connection(self, value) -> None:
+            self._there = value
+
+    link = Fleeting("127.0.0.1", robot.port)
+    robot.accept()
+    until(lambda: link._there is not None)
+    link.close()
+    assert not link._thread.is_alive()
+
+
 def packed(**fields) -> bytes:
     return framed({k: v for k, v in message(0, 0, **fields).items() if v is not None})
 
