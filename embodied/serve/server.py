@@ -176,6 +176,9 @@ class Server:
                 try:
                     await server.serve_forever()
                 finally:
+                    # Connections end first: what is being answered needs the worker.
+                    server.close()
+                    await server.wait_closed()
                     worker.cancel()
                     self._writers.shutdown()
                     if self._keeper is not None:

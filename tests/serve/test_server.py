@@ -206,6 +206,31 @@ def test_a_client_that_does_not_wait_is_read_little_ahead(running) -> None:
     assert 1 <= before <= 12  # some lie in the buffers of the system
 
 
+def test_a_server_that_is_stopped_ends_what_it_is_answering(running, monkeypatch) -> None:
+    """Of older websockets `serve_forever` waits for no connection once it is cancelled."""
+    from websockets.asyncio.server import Server as Listening
+
+    async def forever(self) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Listening, "serve_forever", forever)
+    begun, free = threading.Event(), threading.Event()
+
+    class Slow(SumEngine):
+        def tick(self, *args):
+            begun.set()
+            free.wait(60)
+            return super().tick(*args)
+
+    server = running(engine=Slow())
+    with Client(server.uri) as client:
+        client.send(observation(1.0))
+        assert begun.wait(10)
+        threading.Timer(0.5, free.set).start()
+        server.stop()
+    assert server.server.sessions.state_bytes() == 0
+
+
 def test_errors_have_reasons_and_no_tracebacks(running) -> None:
     with Client(running().uri) as client:
         with pytest.raises(ServerError, match="observation 'pos_m' is missing"):
