@@ -15,7 +15,7 @@ from embodied.core.files import sha256
 from embodied.deploy.frames import Frames
 from embodied.deploy.journal import read_journal
 from embodied.deploy.link import Frame
-from embodied.deploy.loop import TOLD, ControlLoop
+from embodied.deploy.loop import LOGGED, TOLD, ControlLoop
 from embodied.deploy.robot import RobotConfig
 from embodied.deploy.worker import Ask
 from embodied.evaluate.executors import ExecutorConfig
@@ -72,6 +72,8 @@ def replay(path: str | Path, runtime: Runtime) -> Replayed:
     worker, link = _Worker(runtime, asks, found), _Link()
     robot = from_plain(RobotConfig, start["robot"], where="log:robot")
     executor = from_plain(ExecutorConfig, start["executor"], where="log:executor")
+    # A question that was never answered is not written down; no answer to it is asked for here.
+    unseen = {k: s.zeros(1) for k, s in runtime.spec.observations.items() if k not in LOGGED}
     done: list[dict[str, Any]] = []
     loop = _Loop(
         runtime, robot, link, worker, executor, start["seed"], lambda: link.row["now_s"],
@@ -79,7 +81,7 @@ def replay(path: str | Path, runtime: Runtime) -> Replayed:
     )  # fmt: skip
     for row in rows:
         if row["kind"] == "tick":
-            link.show(row, asks.get(row["tick"], {}).get("obs", {}))
+            link.show(row, asks.get(row["tick"], {}).get("obs", unseen))
             worker.row = loop.written = row
             loop.tick()
             found.ticks += 1

@@ -24,6 +24,7 @@ from embodied.deploy.robot import RobotConfig
 from embodied.deploy.worker import Ask, Worker
 from embodied.serve.bundle import MANIFEST
 from embodied.serve.runtime import Runtime
+from tests.deploy import fakes
 
 
 def message(episode: int, tick: int, **fields) -> dict:
@@ -323,6 +324,44 @@ def test_a_log_is_whole_or_refused(run, bundles, tmp_path) -> None:
         replay(log, Runtime.load(bundles("hcam")[1]))
     with pytest.raises(DataError, match="can't read"):
         list(read_journal(tmp_path / "none.log"))
+
+
+class Failing:
+    """A policy that moves by what it remembers, and fails at its `most`-th tick, slowly."""
+
+    spec = fakes.SPEC
+
+    def __init__(self, path, most: float = math.inf) -> None:
+        (path / MANIFEST).write_text("{}")
+        self.bundle = types.SimpleNamespace(path=path, executor={})
+        self.most, self.state = most, self.initial(1)
+
+    def initial(self, batch: int) -> dict:
+        return {"ticks": np.zeros(batch)}
+
+    def observe(self, obs, time_s, reset) -> None:
+        self.state = {"ticks": self.state["ticks"] + 1}
+        if self.state["ticks"][0] >= self.most:
+            time.sleep(0.3)
+            raise RuntimeError("a bug")
+
+    def act(self, noise) -> np.ndarray:
+        return np.full((1, 8, 7), 0.1 * self.state["ticks"][0], np.float32)
+
+
+def test_a_run_that_ended_amid_a_question_replays_exactly(tmp_path) -> None:
+    """By an error or a kill: what was asked and never answered is not in the log."""
+    far, log = Robot(), tmp_path / "run.log"
+    frames = [{"obs": fakes.frame(tick).obs} for tick in range(60)]
+    threading.Thread(target=play, args=(far, frames, []), daemon=True).start()
+    robot = fakes.robot(stale_s=2.0, watchdog_s=5.0)
+    with pytest.raises(RuntimeError, match="a bug"):
+        drive(Failing(tmp_path, 3), robot, "127.0.0.1", far.port, log, seconds=10.0)
+    far.listener.close()
+    rows = list(read_journal(log))
+    assert sum(row["kind"] == "ask" for row in rows) == 2 and rows[-1]["kind"] == "tick"
+    found = replay(log, Failing(tmp_path))
+    assert found.exact and found.observed == 3 and found.answers == 2
 
 
 @pytest.fixture
