@@ -87,7 +87,8 @@ class Client:
 
         Raises:
           ServerError: What the server says is wrong with the message.
-          SimulatorError: If the connection is lost or no answer comes.
+          SimulatorError: If the connection is lost, or no answer comes, which ends it too: an
+            answer that is late would be taken for that of the next message.
         """
         self.send({**observation, **own})
         return self.receive()
@@ -140,8 +141,9 @@ class Client:
         try:
             return self._socket.recv(self._timeout_s)
         except TimeoutError as error:
+            self.close()  # what comes now would be taken for the answer to the next message
             raise SimulatorError(
-                f"{self.uri} did not answer within {self._timeout_s:g} s"
+                f"{self.uri} did not answer within {self._timeout_s:g} s; the connection is closed"
             ) from error
         except ConnectionClosed as error:
             raise SimulatorError(f"the connection to {self.uri} is closed: {error}") from error

@@ -282,6 +282,27 @@ def test_pages_in_a_browser_are_refused(running) -> None:
         assert total(client.infer(observation(1))) == 1
 
 
+def test_an_answer_that_comes_too_late_is_no_answer_to_the_next_message(running) -> None:
+    free = threading.Event()
+
+    class Slow(SumEngine):
+        def tick(self, *args):
+            free.wait(60)
+            return super().tick(*args)
+
+    server = running(engine=Slow())
+    with Client(server.uri, session="arm", timeout_s=10.0) as client:
+        client._timeout_s = 0.2
+        with pytest.raises(SimulatorError, match=r"did not answer within 0\.2 s"):
+            client.infer(observation(4))
+        free.set()
+        client._timeout_s = 10.0
+        with pytest.raises(SimulatorError, match="is closed"):
+            client.infer(observation(1))
+    with Client(server.uri, session="arm") as client:
+        assert total(client.infer(observation(1))) == 5
+
+
 def test_a_client_without_a_server_is_told() -> None:
     with pytest.raises(SimulatorError, match="embodied serve BUNDLE"):
         Client("ws://127.0.0.1:9", timeout_s=2)
