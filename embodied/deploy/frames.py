@@ -65,7 +65,8 @@ class Frames:
             return pose
         if key == OPENING and (self._closed, self._open) != (0.0, 1.0):
             share = (value - self._closed) / (self._open - self._closed)
-            return np.clip(share, 0.0, 1.0).astype(np.float32)
+            # What is not finite stays so, to be refused: clipped, it would pass as a reading.
+            return np.where(np.isfinite(value), np.clip(share, 0.0, 1.0), value).astype(np.float32)
         return value
 
     def sent(self, action: np.ndarray) -> np.ndarray:

@@ -56,6 +56,9 @@ def test_poses_and_the_gripper_are_read_in_the_policy_s_terms() -> None:
     assert seen["eef_quat_xyzw"] @ down > 0
     assert np.allclose(seen["gripper_opening"], 0.8) and seen["other"] == 9
     assert all(value.dtype == np.float32 for value in seen.values())
+    for broken in (np.inf, -np.inf, np.nan):  # left to `fault` as well
+        seen = turned().seen({"gripper_opening": float32(broken)})
+        assert not np.isfinite(seen["gripper_opening"])
     wrong = turned().seen({"tcp": float32(1, 2), "eef_quat_xyzw": "none"})  # left to `fault`
     assert wrong["eef_pos_world_m"].shape == (2,) and wrong["eef_quat_xyzw"] == "none"
 
