@@ -53,7 +53,8 @@ class RobotConfig:
       base_quat_xyzw: How that frame is turned in the policy's world.
       hand_quat_tool_xyzw: How the policy's hand is turned in the frame of the robot's tool.
       gripper_reading: What ``gripper_opening`` reads closed, and open.
-      gripper_command: What the gripper's element of an action means: open, and close.
+      gripper_command: What the gripper's element of an action means: open, and close. Halfway
+        between them, as where the arm stands, the gripper is left as it is.
       pos_per_unit_m: Displacement that an action element of 1 asks for, in metres.
       rot_per_unit_rad: Rotation that an action element of 1 asks for, in radians.
       most_speed_m_s: Fastest the hand is sent.

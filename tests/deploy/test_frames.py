@@ -67,6 +67,7 @@ def test_actions_are_sent_in_the_robot_s_axes() -> None:
     sent = turned().sent(float32(0, 0.5, 0.1, 0.2, 0, 0, 1))
     assert np.allclose(sent, (0.5, 0, 0.1, 0, -0.2, 0, 255), atol=1e-6)
     assert turned().sent(float32(0, 0, 0, 0, 0, 0, -1))[6] == 0.0
+    assert turned().sent(np.zeros(7))[6] == 127.5  # an arm that stands: as it is
     plain, action = Frames(RobotConfig()), np.random.default_rng(0).random(7).astype(np.float32)
     assert np.array_equal(plain.sent(action), action)
 
