@@ -191,7 +191,9 @@ def meet_plane(
     focal = intrinsics_B33.diagonal(dim1=-2, dim2=-1)[:, None, :2].clamp(min=1.0)
     rays = (pixels - intrinsics_B33[:, None, :2, 2]) / focal
     rays = torch.cat([rays, torch.ones_like(rays[..., :1])], dim=-1)
-    rays = nn.functional.normalize(rays, dim=-1) @ cam_to_world_B44[:, :3, :3].transpose(1, 2)
+    # In autocast's narrow floats places a metre off would move by millimetres.
+    with torch.autocast(rays.device.type, enabled=False):
+        rays = nn.functional.normalize(rays, dim=-1) @ cam_to_world_B44[:, :3, :3].transpose(1, 2)
     origin = cam_to_world_B44[:, None, :3, 3]
     down = rays[..., 2:].clamp(max=-1e-3)
     length = ((plane_z_m - origin[..., 2:]) / down).clamp(0.0, FAR_M)

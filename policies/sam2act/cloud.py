@@ -136,7 +136,9 @@ def _unproject(obs: Mapping[str, Tensor], camera: str, frame: CubeFrame) -> Clou
     y = (row[:, None] - K[..., 1, 2, :, :]) / K[..., 1, 1, :, :] * depth
     in_camera = torch.stack((x, y, depth), dim=-1).flatten(-3, -2)
     to_world, position = pose[..., :3, :3], pose[..., :3, 3]
-    xyz = in_camera @ to_world.transpose(-1, -2) * frame.per_metre
+    # In autocast's narrow floats points a metre off would move by millimetres.
+    with torch.autocast(depth.device.type, enabled=False):
+        xyz = in_camera @ to_world.transpose(-1, -2) * frame.per_metre
     xyz = xyz + frame.to_cube(position).unsqueeze(-2)
     valid = torch.isfinite(xyz).all(dim=-1) & (depth > 0).flatten(-2)
     return Cloud(

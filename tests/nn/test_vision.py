@@ -1,5 +1,7 @@
 """Where image tokens are in the world: rays through pixels, and a horizontal plane."""
 
+import math
+
 import pytest
 import torch
 
@@ -43,6 +45,15 @@ def test_padded_rows_stay_finite():
         token_pixels(2, 8), torch.zeros(1, 3, 3), torch.zeros(1, 4, 4), torch.tensor(0.8)
     )
     assert torch.isfinite(places).all()
+
+
+def test_places_are_exact_under_autocast():
+    cos, sin = math.cos(0.3), math.sin(0.3)
+    tilted = camera([[1.0, 0.0, 0.0], [0.0, -cos, -sin], [0.0, sin, -cos]])
+    args = token_pixels(8, 8), INTRINSICS, tilted, torch.tensor(0.8)
+    exact = meet_plane(*args)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(meet_plane(*args), exact)
 
 
 @pytest.mark.sim

@@ -111,6 +111,13 @@ def test_pixels_without_depth_are_marked_and_finite():
     assert unproject(camera(depth), ["cam"], FRAME).valid[0].tolist() == [False] * 5 + [True] * 4
 
 
+def test_points_are_exact_under_autocast():
+    obs = camera(1.1 + torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0)), focal=5.0)
+    exact = unproject(obs, ["cam"], FRAME).xyz
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(unproject(obs, ["cam"], FRAME).xyz, exact)
+
+
 def test_crop_marks_and_keeps_what_is_outside():
     xyz = torch.tensor([[[1.0, -1, 1], [1.001, 0, 0], [0, -1.001, 0], [0, 0, 1.001], [0, 0, 0]]])
     cloud = Cloud(xyz, torch.zeros(1, 5, 3), torch.tensor([[True, True, True, True, False]]))
