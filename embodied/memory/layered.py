@@ -205,22 +205,23 @@ class LayeredMemory(VectorMemory):
         used = ticks.take(use)
         asked = self._asked(used)
         look = None if read_mask is None else ticks.take(read_mask)
-        x = self._coded(torch.where(valid[..., None], items, 0.0), time_s)
-        x = ticks.take(x)
-        kept = None if inputs is None else ticks.take(inputs)
-        new: State = {"count": ticks.end()[0]}
-        for i, layer in self._layers():
-            few = asked if kept is not None or i == len(self.layers) - 1 else None
-            given = None if kept is None else kept[:, :, i]
-            if given is not None and layer.asks_all():
-                # Of ticks whose values nobody wants the items may be missing, and their reads
-                # count: they are asked again as they were when acting.
-                x = torch.where(used[..., None], x, given)
-            if few is not None and x.shape[1] == ticks.shape[1]:
-                given = x if given is None else given
-                x = pick(x, few.tick)
-            x, part = layer.unroll(x, given, _part(state, i), ticks, few, look)
-            new.update({f"{i}.{name}": tensor for name, tensor in part.items()})
+        with torch.autocast(items.device.type, enabled=False):
+            x = self._coded(torch.where(valid[..., None], items, 0.0), time_s)
+            x = ticks.take(x)
+            kept = None if inputs is None else ticks.take(inputs)
+            new: State = {"count": ticks.end()[0]}
+            for i, layer in self._layers():
+                few = asked if kept is not None or i == len(self.layers) - 1 else None
+                given = None if kept is None else kept[:, :, i]
+                if given is not None and layer.asks_all():
+                    # Of ticks whose values nobody wants the items may be missing, and their reads
+                    # count: they are asked again as they were when acting.
+                    x = torch.where(used[..., None], x, given)
+                if few is not None and x.shape[1] == ticks.shape[1]:
+                    given = x if given is None else given
+                    x = pick(x, few.tick)
+                x, part = layer.unroll(x, given, _part(state, i), ticks, few, look)
+                new.update({f"{i}.{name}": tensor for name, tensor in part.items()})
         if asked is not None:
             x = place_into(x.new_zeros(*ticks.shape, self.width), asked, x)
         value = torch.where(use[..., None], ticks.put(x).to(items.dtype), items)
@@ -257,13 +258,17 @@ class LayeredMemory(VectorMemory):
     def _run(
         self, x: Tensor, tick: Tick, state: State
     ) -> tuple[Tensor, list[Tensor], list[dict[str, Any]]]:
-        """Returns the value, what came into each layer, and what the layers keep for `store`."""
-        x = self._coded(x, tick.time_s)
+        """Returns the value, what came into each layer, and what the layers keep for `store`.
+
+        In the digits of the weights, as `unroll`: the ways to one read differ in narrow floats.
+        """
         inputs, kept = [], []
-        for i, layer in self._layers():
-            inputs.append(x)
-            x, own = layer.step(x, _part(state, i), tick)
-            kept.append(own)
+        with torch.autocast(x.device.type, enabled=False):
+            x = self._coded(x, tick.time_s)
+            for i, layer in self._layers():
+                inputs.append(x)
+                x, own = layer.step(x, _part(state, i), tick)
+                kept.append(own)
         return x, inputs, kept
 
     def _asked(self, use: Tensor) -> Asked | None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from embodied.memory import build_memory
+from embodied.memory import build_memory, build_vector_memory
 from embodied.memory.gru import GRUVector
 from embodied.memory.lstm import LSTMVector
 from embodied.memory.transformer_xl import Gate, TransformerXL, TransformerXLConfig
@@ -227,3 +227,19 @@ def test_what_was_asked_is_not_computed_again_to_be_stored(name, monkeypatch) ->
     other = memory.write(pending, {"tokens": query["tokens"].clone()}, now, state)
     assert calls
     assert_close(written, other)
+
+
+@pytest.mark.parametrize("name", ["transformer_xl", "hierarchical_chunks"])
+def test_stacks_of_layers_act_as_precisely_as_they_learn(name: str) -> None:
+    """Under autocast too: a tick alone and a segment get to one read in different ways."""
+    torch.manual_seed(0)
+    memory = build_vector_memory(name, 32, {"capacity": 7})
+    assert memory is not None
+    ticks = steady(memory, 40)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        acted, after, record = act(memory, ticks, memory.initial(2))
+        learnt, state = learn(memory, ticks, memory.initial(2))
+        stored, _ = learn(memory, ticks, memory.initial(2), record=record)
+    assert_near(acted, learnt)
+    assert_near(acted, stored)
+    assert_near(after["1.window"], state["1.window"])
