@@ -69,7 +69,10 @@ class TokenEncoder(nn.Module):
         self.register_buffer("first", first, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Returns [R, D] for integers [R, ...]; a value beyond the vocabulary is an error."""
+        """Returns [R, D] for integers [R, ...] below the vocabulary.
+
+        Beyond it a value is an error; without `shared_values` it may pass for another place's.
+        """
         flat = tokens.reshape(len(tokens), self.places).long()
         vectors: Tensor = self.table(flat + self.first)
         if self.shared is not None:
