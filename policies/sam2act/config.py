@@ -90,14 +90,14 @@ class SAM2ActConfig:
             )
         if not self.proprio and not self.time_feature:
             raise ConfigError("proprio is empty: tokens must be told something of the arm")
+        for name in ("points_stride", "patch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.view_size < 2 * self.patch or self.view_size % self.patch:
             raise ConfigError(
                 f"view_size must be a multiple of patch={self.patch}, two or more of them, got "
                 f"{self.view_size}"
             )
-        for name in ("points_stride", "patch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
         for name in ("scene_side_m", "sigma_px"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be > 0, got {getattr(self, name)}")

@@ -128,6 +128,7 @@ def test_depth_in_millimetres_is_refused_by_name():
         ({"zoom": 0.5}, "zoom"),
         ({"scene_center_m": [0.0, 1.0]}, "three metres"),
         ({"points_stride": 0}, "points_stride"),
+        ({"patch": 0}, "patch must be >= 1"),
     ],
 )
 def test_bad_options_are_refused(options, message):
