@@ -99,6 +99,12 @@ class SAM2ActModel(Policy):
             )
         self.frame = CubeFrame(tuple(config.scene_center_m), config.scene_side_m)
         self.grid = config.view_size // config.patch
+        if config.encoder.grid < self.grid:
+            raise ConfigError(
+                f"encoder.grid={config.encoder.grid} is less than the token grid: views of "
+                f"{config.view_size} px in patches of {config.patch} px have {self.grid}x"
+                f"{self.grid} tokens; set policy.config.encoder.grid={self.grid}"
+            )
         numbers = sum(math.prod(offered[key].shape) for key in config.proprio)
         numbers += config.time_feature
         width = config.trunk.width

@@ -13,12 +13,13 @@ from embodied.core.specs import Interface, camera_specs
 from embodied.core.types import Segment
 from policies.sam2act.cloud import every_so_many, make_cloud
 from policies.sam2act.config import SAM2ActConfig, SAM2ActPlusConfig
+from policies.sam2act.encoder import EncoderOptions
 from policies.sam2act.model import NAMES
 from policies.sam2act.policy import SAM2Act, SAM2ActPlus
 from policies.sam2act.targets import as_logits, count_ticks
 from tests.contracts.segments import random_array
 from tests.contracts.tools import assert_equal
-from tests.policies.sam2act.small import OBSERVATIONS, SMALL_MEMORY, make
+from tests.policies.sam2act.small import HIERA, OBSERVATIONS, SMALL_MEMORY, make
 
 ABOVE = ([0, 1, 0], [1, 0, 0], [0, 0, -1])
 FRONT = ([0, 0, -1], [1, 0, 0], [0, -1, 0])
@@ -134,6 +135,12 @@ def test_depth_in_millimetres_is_refused_by_name():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         SAM2ActConfig(**options)
+
+
+def test_a_level_coarser_than_the_tokens_is_refused():
+    # The level of the tokens' side would be projected, and the trunk reads it as it is.
+    with pytest.raises(ConfigError, match=r"encoder\.grid=4.*8x8 tokens.*encoder\.grid=8"):
+        make(view_size=64, encoder=EncoderOptions(model=HIERA, grid=4, level_widths=[12]))
 
 
 def test_marks_need_a_memory_that_stores_them():
