@@ -158,8 +158,12 @@ class SAM2Act(SAM2ActModel):
         """Refuses frozen weights that would be read in another way than they were learnt in."""
         if self.config.learn == ALL:
             return
-        ours = _frozen_shape(dataclasses.asdict(self.config))
-        for name, value in _frozen_shape(config).items():
+        own = dataclasses.asdict(self.config)
+        # What the coarse trunk is given; the close look learns for itself or is as frozen.
+        more = ["points_stride", "proprio", *(["zoom"] if self.config.learn == MEMORY else [])]
+        ours = _frozen_shape(own) | {name: own[name] for name in more}
+        theirs = _frozen_shape(config) | {name: config[name] for name in more if name in config}
+        for name, value in theirs.items():
             if ours[name] != value:
                 raise ConfigError(
                     f"init= was trained with policy.config.{name}={value}, this policy has "

@@ -170,3 +170,8 @@ def test_what_stays_frozen_must_come_from_the_first_stage(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"policy\.config\.trunk="):
         checkpoint.initialise_from(other, tmp_path)
     assert other.frozen_key() != make(**STAGE).frozen_key()
+    # What frozen weights are given is as it was too; a close look that learns may be closer.
+    for name, value in {"zoom": 2.0, "points_stride": 2}.items():
+        with pytest.raises(ConfigError, match=rf"policy\.config\.{name}="):
+            checkpoint.initialise_from(make(**{**STAGE, name: value}), tmp_path)
+    checkpoint.initialise_from(make(learn="fine", zoom=2.0), tmp_path)
