@@ -140,6 +140,8 @@ class MemoryVLAConfig:
             idle |= dict.fromkeys(("channels", "blocks"), f"trunk={self.trunk}")
         if self.fusion != "gate":
             idle["gate_weighs"] = f"fusion={self.fusion}"
+        if not self.goal_loss:
+            idle["goal_noise_m"] = "goal_loss=0"
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in idle and value != _default(field):

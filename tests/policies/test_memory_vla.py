@@ -269,6 +269,7 @@ def test_wrong_options_are_named():
         ({"entity_rows": 8}, "entity_rows=8 does nothing with trunk=conv"),
         ({"trunk": "tiny", "blocks": 2}, "blocks=2 does nothing with trunk=tiny"),
         ({"fusion": "add", "gate_weighs": "memory"}, "does nothing with fusion=add"),
+        ({"goal_loss": 0.0, "goal_noise_m": 0.03}, "goal_noise_m=0.03 does nothing with goal_loss"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(options, message):
