@@ -2,9 +2,10 @@
 
 A bank keeps what was seen at many ticks, and a read has to find out what that means by now: which
 cup holds the ball after four swaps, which pads were pressed already. Here that is worked out when
-it happens. Every token opens a file when it is first seen; at each tick the files exchange what
-they know, and each one takes in what is seen of its token now. So memory is as large as what is
-seen at one tick, however long the episode.
+it happens. Every token opens a file when it is first seen; at each tick it takes in what is seen
+of its token now, what is seen beside that, and what the files knew so far of what is like it: its
+own, or another one's that has moved here. So memory is as large as what is seen at one tick,
+however long the episode.
 
 Shape letters: B rows, T observation ticks, N tokens of all streams together, V width of a file,
 R rows of the flattened batch.
@@ -73,9 +74,9 @@ class RecurrentTokensMemory(Memory):
         self.into = nn.ModuleDict({n: _map(d, self.width) for n, (_, d) in self.streams.items()})
         self.out = nn.ModuleDict({n: _map(self.width, d) for n, (_, d) in self.streams.items()})
         self.open = nn.Linear(self.width, self.width)
-        self.known = nn.Linear(self.width, self.width)
-        self.exchange = RetrievalBlock(self.width, config.heads)
-        self.cell = nn.GRUCell(2 * self.width, self.width)
+        self.beside = RetrievalBlock(self.width, config.heads)
+        self.before = RetrievalBlock(self.width, config.heads)
+        self.cell = nn.GRUCell(3 * self.width, self.width)
         self.reader = RetrievalBlock(self.width, config.heads)
         self._begin()
 
@@ -116,7 +117,9 @@ class RecurrentTokensMemory(Memory):
 
     def write(self, pending: Pending, item: Streams, time_s: Tensor, state: State) -> State:
         """Brings the files of the tokens that are seen up to date."""
-        files, opened = self._advance(*self._taken(item), pending["files"], pending["opened"])
+        seen, present = self._taken(item)
+        now = seen, self._beside(seen, present), present
+        files, opened = self._advance(*now, pending["files"], pending["opened"])
         return {"files": files, "opened": opened}
 
     def unroll(
@@ -144,13 +147,15 @@ class RecurrentTokensMemory(Memory):
         # Files that stay closed throughout tell nobody anything.
         kept = chosen_rows(opened.any(dim=0) | present.flatten(0, 1).any(dim=0), looks_at_data(use))
         seen, present = seen.index_select(2, kept), present.index_select(2, kept)
+        beside = self._beside(seen, present)
         files, opened = files.index_select(1, kept), opened.index_select(1, kept)
         before: list[tuple[Tensor, Tensor]] = []
         for t in range(ticks):
             files = where_rows(first[:, t], torch.zeros_like(files), files)
             opened = opened & ~first[:, t, None]
             before.append((files, opened))
-            files, opened = self._advance(seen[:, t], present[:, t], files, opened)
+            now = seen[:, t], beside[:, t], present[:, t]
+            files, opened = self._advance(*now, files, opened)
         rows = chosen_rows(use.flatten(), looks_at_data(use))
 
         def at(tensor: Tensor) -> Tensor:
@@ -174,18 +179,22 @@ class RecurrentTokensMemory(Memory):
         present = [(tensor != 0).any(dim=-1) for tensor in stored.values()]
         return torch.cat(parts, dim=-2), torch.cat(present, dim=-1)
 
+    def _beside(self, seen: Tensor, present: Tensor) -> Tensor:
+        """Returns what each token [..., N, V] reads of those that are there at the same tick."""
+        flat = seen.flatten(0, -3)
+        return _attend(self.beside, flat, flat, present.flatten(0, -2)).view_as(seen)
+
     def _advance(
-        self, seen: Tensor, present: Tensor, files: Tensor, opened: Tensor
+        self, seen: Tensor, beside: Tensor, present: Tensor, files: Tensor, opened: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Brings files [B, N, V] up to date with what is seen [B, N, V], without autocast."""
         with torch.autocast(seen.device.type, enabled=False):
-            seen = seen.to(files.dtype)
+            seen, beside = seen.to(files.dtype), beside.to(files.dtype)
             files = torch.where((present & ~opened)[..., None], torch.tanh(self.open(seen)), files)
             opened = opened | present
-            look = seen * present[..., None] + self.known(files)
-            told = _attend(self.exchange, look, look, opened)
-            both = torch.cat([seen, told], dim=-1).flatten(0, 1)
-            after = self.cell(both, files.flatten(0, 1)).view_as(files)
+            before = _attend(self.before, seen, files, opened)
+            taken = torch.cat([seen, beside, before], dim=-1).flatten(0, 1)
+            after = self.cell(taken, files.flatten(0, 1)).view_as(files)
             return torch.where(present[..., None], after, files), opened
 
     def _read(self, query: Streams, files: Tensor, opened: Tensor) -> Streams:

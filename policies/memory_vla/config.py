@@ -27,6 +27,8 @@ class MemoryVLAConfig:
       entity_rows: Rows of the table of entities that are read, from its first; 0 for all. Rows
         that stand for nothing cost as much as others; tables with something further on are
         refused.
+      hand_token: Beside the entities the hand is a token of its own, at its place: what it was
+        at can then be found by place, as things are that lay beside one another.
       encoder: Options of that encoder.
       compress: How its visual tokens are brought to D channels: ``"squeeze_excite"``
         (published) or ``"squeeze_excite_wide"`` (successor).
@@ -63,6 +65,7 @@ class MemoryVLAConfig:
 
     trunk: str = "conv"
     entity_rows: int = 0
+    hand_token: bool = False
     encoder: dict[str, Any] = dataclasses.field(default_factory=dict)
     compress: str = "squeeze_excite"
     token_grid: int = 0
@@ -135,7 +138,7 @@ class MemoryVLAConfig:
         if self.trunk not in ENCODERS:
             idle |= dict.fromkeys(("compress", "token_grid", "grounding"), f"trunk={self.trunk}")
         if self.trunk != "entities":
-            idle["entity_rows"] = f"trunk={self.trunk}"
+            idle |= dict.fromkeys(("entity_rows", "hand_token"), f"trunk={self.trunk}")
         if self.trunk != "conv":
             idle |= dict.fromkeys(("channels", "blocks"), f"trunk={self.trunk}")
         if self.fusion != "gate":

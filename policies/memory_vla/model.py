@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from embodied.core.entities import COLOR, ENTITIES, ENTITIES_MASK, POSITION
+from embodied.core.entities import COLOR, ENTITIES, ENTITIES_MASK, POSITION, SCALAR
 from embodied.core.errors import ConfigError, SpecMismatch
 from embodied.core.prompt import PROMPT_LENGTH, PROMPT_TOKENS
 from embodied.core.specs import ArraySpec
@@ -31,6 +31,7 @@ from embodied.nn.vision import ConvTrunk, SalientColor, meet_plane, token_pixels
 from policies.memory_vla.config import MemoryVLAConfig
 
 IMAGE, INTRINSICS, CAM_TO_WORLD = "_image_u8", "_intrinsics", "_cam_to_world"
+HAND, GRIPPER = "eef_pos_world_m", "gripper_opening"
 NEAR_M = 0.1
 """Places nearer than this are alike; about the distance of two image tokens."""
 CACHED = "encoded_"
@@ -272,7 +273,13 @@ class EntityTrunk(Trunk):
                 "the entities trunk needs the key 'entities'; offered: "
                 f"{', '.join(sorted(observations))}. Use observation=state or trunk=conv"
             )
-        self.inputs = {key: observations[key] for key in (ENTITIES, ENTITIES_MASK)}
+        hand = (HAND, GRIPPER) if config.hand_token else ()
+        missing = [key for key in hand if key not in observations]
+        if missing:
+            raise SpecMismatch(
+                f"hand_token needs the observations {missing}; offered: {sorted(observations)}"
+            )
+        self.inputs = {key: observations[key] for key in (ENTITIES, ENTITIES_MASK, *hand)}
         rows, features = observations[ENTITIES].shape
         if config.entity_rows > rows:
             raise ConfigError(
@@ -280,7 +287,8 @@ class EntityTrunk(Trunk):
                 f"{rows} rows; use at most that, or 0 for all"
             )
         self.rows = config.entity_rows or rows
-        self.streams = {ENTITIES: self.rows}
+        self.hand = config.hand_token
+        self.streams = {ENTITIES: self.rows + self.hand}
         half, quarter = config.width // 2, config.width // 4
         self.embed = nn.Sequential(
             nn.Linear(features, 4 * half), nn.GELU(), nn.Linear(4 * half, half), nn.LayerNorm(half)
@@ -290,6 +298,13 @@ class EntityTrunk(Trunk):
 
     def forward(self, obs: Observation) -> Perception:
         entities, mask = obs[ENTITIES][:, : self.rows], obs[ENTITIES_MASK][:, : self.rows]
+        if self.hand:
+            # A row of no type, at the hand's place; its scalar is how far the gripper is open.
+            row = torch.zeros_like(entities[:, :1])
+            row[..., POSITION] = obs[HAND][:, None]
+            row[..., SCALAR] = obs[GRIPPER]
+            entities = torch.cat([entities, row], dim=1)
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         places = entities[..., POSITION]
         codes = [self.embed(entities), self.color(entities[..., COLOR]), self.place(places)]
         tokens = torch.cat([code.to(codes[0].dtype) for code in codes], dim=-1)

@@ -39,6 +39,7 @@ from embodied.nn.rows import chosen_rows, looks_at_data, masked_mean, on_grid
 from policies.memory_vla.config import MemoryVLAConfig
 from policies.memory_vla.model import (
     CACHED,
+    HAND,
     IMAGE,
     INSTRUCTION,
     EncodedImageTrunk,
@@ -47,7 +48,6 @@ from policies.memory_vla.model import (
 )
 
 COGNITIVE = "cognitive"
-HAND = "eef_pos_world_m"
 GOAL_SCALE = 10.0
 """Goals are learnt in decimetres: distances that matter are between a tenth and a few."""
 FAR = 6.0
