@@ -63,7 +63,7 @@ CASES = [
         cognitive_width=24,
         store="fused",
     ),
-    case("bank-entities", trunk="entities"),
+    case("bank-entities", trunk="entities", hand_token=True),
     case("bank-fused", store="fused"),
     case("gru", memory="gru"),
     case("recurrent-tokens", memory="recurrent_tokens"),

@@ -253,6 +253,23 @@ def test_entity_rows_bound_what_is_read_and_refuse_what_stands_further_on(monkey
         make(ENTITIES, trunk="entities", entity_rows=33)
 
 
+def test_the_hand_is_a_token_at_its_place():
+    policy = make(ENTITIES, trunk="entities", entity_rows=4, hand_token=True)
+    assert policy.initial_state(1)["entities.tokens"].shape[2] == 5
+    obs = random_obs(policy.spec.observations, 2)
+    obs["entities_mask"][:, 4:] = False
+    seen = policy.trunk(obs)
+    assert seen.tokens.shape[1] == 5 and seen.mask[:, 4].all()
+    assert torch.equal(seen.positions[:, 4], obs["eef_pos_world_m"])
+    moved = {**obs, "eef_pos_world_m": obs["eef_pos_world_m"] + 0.1}
+    after = policy.trunk(moved)
+    assert torch.equal(after.tokens[:, :4], seen.tokens[:, :4])
+    assert not torch.allclose(after.tokens[:, 4], seen.tokens[:, 4])
+    without = {k: v for k, v in ENTITIES.items() if k != "gripper_opening"}
+    with pytest.raises(SpecMismatch, match="gripper_opening"):
+        make(without, trunk="entities", hand_token=True, proprio=[])
+
+
 def test_wrong_options_are_named():
     with pytest.raises(ConfigError, match="did you mean 'conv'"):
         MemoryVLAConfig(trunk="convv")
@@ -266,6 +283,7 @@ def test_wrong_options_are_named():
         ({"grounding": False}, "grounding=False does nothing with trunk=conv"),
         ({"token_grid": 2}, "token_grid=2 does nothing with trunk=conv"),
         ({"compress": "squeeze_excite_wide"}, "does nothing with trunk=conv"),
+        ({"hand_token": True}, "hand_token=True does nothing with trunk=conv"),
         ({"entity_rows": 8}, "entity_rows=8 does nothing with trunk=conv"),
         ({"trunk": "tiny", "blocks": 2}, "blocks=2 does nothing with trunk=tiny"),
         ({"fusion": "add", "gate_weighs": "memory"}, "does nothing with fusion=add"),
