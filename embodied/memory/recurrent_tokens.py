@@ -1,11 +1,11 @@
-"""Recurrent tokens: each token that is seen has a hidden vector of its own, kept up to date.
+"""Recurrent tokens: each token that is seen has a file of its own, kept up to date.
 
 A bank keeps what was seen at many ticks, and a read has to find out what that means by now: which
 cup holds the ball after four swaps, which pads were pressed already. Here that is worked out when
-it happens. Every token opens a file when it is first seen; at each tick it takes in what is seen
-of its token now, what is seen beside that, and what the files knew so far of what is like it: its
-own, or another one's that has moved here. So memory is as large as what is seen at one tick,
-however long the episode.
+it happens. A file has two parts: the token as it was last seen, and what is known of it. At each
+tick what is seen now takes over the knowledge of whatever was last seen most like it (its own
+file, or that of what has moved here), and what is seen beside it is added. So memory is as large
+as two ticks, however long the episode; where a thing was last stays known while it is out of sight.
 
 Shape letters: B rows, T observation ticks, N tokens of all streams together, V width of a file,
 R rows of the flattened batch.
@@ -14,7 +14,9 @@ R rows of the flattened batch.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,19 @@ from embodied.nn.attention import RetrievalBlock, masked_score
 from embodied.nn.rows import chosen_rows, looks_at_data, on_grid
 
 SPANS = 1.0, 64.0
-"""Ticks over which files forget at the start, spread evenly over their channels."""
+"""Ticks over which knowledge fades at the start, spread evenly over its channels."""
+ALIKE = 40.0
+"""Score between equal tokens of unit-scale channels at the start, when they are asked whether they
+are the same thing: of two that differ only in their place, a quarter of the channels, the nearer
+one outweighs the other 20,000 times, so that nothing leaks from one thing to the next."""
+
+
+class Files(NamedTuple):
+    """The state of a memory: ``last`` and ``known`` [B, N, V], ``opened`` bool [B, N]."""
+
+    last: Tensor
+    known: Tensor
+    opened: Tensor
 
 
 @dataclasses.dataclass
@@ -51,7 +65,8 @@ class RecurrentTokensMemory(Memory):
     file for each thing, and a map of image tokens one for each place of the picture. Tokens that
     are exact zeros stand for nothing: their files stay as they are.
 
-    State: ``files`` [B, N, V], and ``opened`` bool [B, N].
+    State: ``last`` [B, N, V], the token as it was last seen; ``known`` [B, N, V], what is known
+    of it; ``opened`` bool [B, N].
 
     Args:
       streams: Stream name -> (N, D).
@@ -73,32 +88,33 @@ class RecurrentTokensMemory(Memory):
         self.width = config.width or max(widths)
         self.into = nn.ModuleDict({n: _map(d, self.width) for n, (_, d) in self.streams.items()})
         self.out = nn.ModuleDict({n: _map(self.width, d) for n, (_, d) in self.streams.items()})
-        self.open = nn.Linear(self.width, self.width)
         self.beside = RetrievalBlock(self.width, config.heads)
-        self.before = RetrievalBlock(self.width, config.heads)
-        self.cell = nn.GRUCell(3 * self.width, self.width)
+        self.ask = nn.Linear(self.width, self.width)
+        self.recognise = nn.Linear(self.width, self.width)
+        self.cell = nn.GRUCell(2 * self.width, self.width)
+        self.kind = nn.Parameter(torch.zeros(2, 1, self.width))
         self.reader = RetrievalBlock(self.width, config.heads)
         self._begin()
 
     def _begin(self) -> None:
-        """Starts with files that hold what was first seen, and forget at many rates."""
-        eye = torch.eye(self.width)
+        """Starts with knowledge of what was seen, which follows it and fades at many rates."""
+        eye, keep = torch.eye(self.width), slice(self.width, 2 * self.width)
         with torch.no_grad():
-            self.open.weight.mul_(0.1).add_(eye)
-            nn.init.zeros_(self.open.bias)
+            for linear in (self.ask, self.recognise):
+                linear.weight.copy_(eye * math.sqrt(ALIKE / self.width))
+                nn.init.zeros_(linear.bias)
             self.cell.weight_ih[2 * self.width :, : self.width].add_(eye)
-            keep = slice(self.width, 2 * self.width)
-            self.cell.bias_ih[keep] = (
-                torch.rand(self.width).mul(SPANS[1] - SPANS[0]).add(SPANS[0]).log()
-            )
+            spans = torch.rand(self.width) * (SPANS[1] - SPANS[0]) + SPANS[0]
+            self.cell.bias_ih[keep] = spans.log()
             nn.init.zeros_(self.cell.bias_hh[keep])
 
     def initial(self, batch: int, capacity: int | None = None) -> State:
         """Returns files that are not opened; a capacity has no meaning here."""
-        like, tokens = self.open.weight, sum(n for n, _ in self.streams.values())
+        like, tokens = self.kind, sum(n for n, _ in self.streams.values())
+        parts = {name: like.new_zeros(batch, tokens, self.width) for name in ("last", "known")}
         return {
-            "files": like.new_zeros(batch, tokens, self.width),
-            "opened": torch.zeros(batch, tokens, dtype=torch.bool, device=like.device),
+            **parts,
+            "opened": torch.zeros(parts["last"].shape[:2], dtype=torch.bool).to(like.device),
         }
 
     def read(
@@ -110,17 +126,14 @@ class RecurrentTokensMemory(Memory):
           SpecMismatch: For a state of another size.
         """
         self._check(state, len(reset))
-        files = where_rows(reset, torch.zeros_like(state["files"]), state["files"])
-        opened = state["opened"] & ~reset[:, None]
-        pending: Pending = {"reset": reset, "files": files, "opened": opened}
-        return self._read(query, files, opened), pending
+        files = _cleared(Files(*(state[name] for name in Files._fields)), reset)
+        return self._read(query, files), {"reset": reset, "files": files}
 
     def write(self, pending: Pending, item: Streams, time_s: Tensor, state: State) -> State:
         """Brings the files of the tokens that are seen up to date."""
         seen, present = self._taken(item)
-        now = seen, self._beside(seen, present), present
-        files, opened = self._advance(*now, pending["files"], pending["opened"])
-        return {"files": files, "opened": opened}
+        files = self._advance(seen, self._beside(seen, present), present, pending["files"])
+        return files._asdict()
 
     def unroll(
         self,
@@ -143,34 +156,31 @@ class RecurrentTokensMemory(Memory):
         first, use = is_first & valid, valid if read_mask is None else valid & read_mask
         seen, present = self._taken(items)
         present = present & valid[..., None]
-        whole = files, opened = state["files"], state["opened"]
+        whole = Files(*(state[name] for name in Files._fields))
         # Files that stay closed throughout tell nobody anything.
-        kept = chosen_rows(opened.any(dim=0) | present.flatten(0, 1).any(dim=0), looks_at_data(use))
+        ever = whole.opened.any(dim=0) | present.flatten(0, 1).any(dim=0)
+        kept = chosen_rows(ever, looks_at_data(use))
         seen, present = seen.index_select(2, kept), present.index_select(2, kept)
         beside = self._beside(seen, present)
-        files, opened = files.index_select(1, kept), opened.index_select(1, kept)
-        before: list[tuple[Tensor, Tensor]] = []
+        files = Files(*(part.index_select(1, kept) for part in whole))
+        before: list[Files] = []
         for t in range(ticks):
-            files = where_rows(first[:, t], torch.zeros_like(files), files)
-            opened = opened & ~first[:, t, None]
-            before.append((files, opened))
-            now = seen[:, t], beside[:, t], present[:, t]
-            files, opened = self._advance(*now, files, opened)
+            files = _cleared(files, first[:, t])
+            before.append(files)
+            files = self._advance(seen[:, t], beside[:, t], present[:, t], files)
         rows = chosen_rows(use.flatten(), looks_at_data(use))
 
         def at(tensor: Tensor) -> Tensor:
             return tensor.flatten(0, 1)[rows]
 
-        known = [torch.stack(parts, dim=1) for parts in zip(*before, strict=True)]
-        queries = {name: at(tensor) for name, tensor in items.items()}
-        read = self._read(queries, *(at(part) for part in known))
+        known = Files(*(at(torch.stack(parts, dim=1)) for parts in zip(*before, strict=True)))
+        read = self._read({name: at(tensor) for name, tensor in items.items()}, known)
         values = {
             name: torch.where(use[..., None, None], on_grid(read[name], rows, batch, ticks), tensor)
             for name, tensor in items.items()
         }
-        after = (files, opened)
-        files, opened = (w.index_copy(1, kept, part) for w, part in zip(whole, after, strict=True))
-        return values, {"files": files, "opened": opened}
+        after = Files(*(w.index_copy(1, kept, p) for w, p in zip(whole, files, strict=True)))
+        return values, after._asdict()
 
     def _taken(self, item: Streams) -> tuple[Tensor, Tensor]:
         """Returns what is stored of all streams, [..., N, V], and which tokens are there."""
@@ -184,23 +194,30 @@ class RecurrentTokensMemory(Memory):
         flat = seen.flatten(0, -3)
         return _attend(self.beside, flat, flat, present.flatten(0, -2)).view_as(seen)
 
-    def _advance(
-        self, seen: Tensor, beside: Tensor, present: Tensor, files: Tensor, opened: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Brings files [B, N, V] up to date with what is seen [B, N, V], without autocast."""
+    def _advance(self, seen: Tensor, beside: Tensor, present: Tensor, files: Files) -> Files:
+        """Brings files up to date with what is seen, [B, N, V], without autocast."""
         with torch.autocast(seen.device.type, enabled=False):
-            seen, beside = seen.to(files.dtype), beside.to(files.dtype)
-            files = torch.where((present & ~opened)[..., None], torch.tanh(self.open(seen)), files)
-            opened = opened | present
-            before = _attend(self.before, seen, files, opened)
-            taken = torch.cat([seen, beside, before], dim=-1).flatten(0, 1)
-            after = self.cell(taken, files.flatten(0, 1)).view_as(files)
-            return torch.where(present[..., None], after, files), opened
+            seen, beside = seen.to(files.last.dtype), beside.to(files.last.dtype)
+            scores = torch.bmm(self.ask(seen), self.recognise(files.last).transpose(1, 2))
+            scores = scores.masked_fill(~files.opened[:, None], masked_score(scores.dtype))
+            # Of what is seen first nothing is known, though something may be like it.
+            weights = scores.softmax(dim=-1) * files.opened[..., None]
+            known = torch.bmm(weights, files.known)
+            taken = torch.cat([seen, beside], dim=-1).flatten(0, 1)
+            after = self.cell(taken, known.flatten(0, 1)).view_as(known)
+            there = present[..., None]
+            return Files(
+                torch.where(there, seen, files.last),
+                torch.where(there, after, files.known),
+                files.opened | present,
+            )
 
-    def _read(self, query: Streams, files: Tensor, opened: Tensor) -> Streams:
-        """Returns what tokens read of files [R, N, V]; themselves where no file is open."""
+    def _read(self, query: Streams, files: Files) -> Streams:
+        """Returns what tokens read of the files of R rows; themselves where none is open."""
         asked = torch.cat([self.into[name](query[name]) for name in self.streams], dim=-2)
-        read = _attend(self.reader, asked, files.to(asked.dtype), opened)
+        parts = (files.last + self.kind[0], files.known + self.kind[1])
+        both, opened = torch.cat(parts, dim=1).to(asked.dtype), files.opened
+        read = _attend(self.reader, asked, both, opened.repeat(1, 2))
         found, values = opened.any(dim=1), {}
         parts = read.split([tokens for tokens, _ in self.streams.values()], dim=-2)
         for name, part in zip(self.streams, parts, strict=True):
@@ -216,6 +233,11 @@ class RecurrentTokensMemory(Memory):
                     f"state[{name!r}] of recurrent_tokens must be of shape "
                     f"{(batch, *fresh.shape[1:])}, got {got}; take it from initial() of this memory"
                 )
+
+
+def _cleared(files: Files, reset: Tensor) -> Files:
+    """Closes the files of the rows in `reset` [B]."""
+    return Files(*(where_rows(reset, torch.zeros_like(part), part) for part in files))
 
 
 def _map(width: int, wanted: int) -> nn.Module:
