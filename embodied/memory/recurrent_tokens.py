@@ -29,10 +29,10 @@ from embodied.nn.rows import chosen_rows, looks_at_data, on_grid
 
 SPANS = 1.0, 64.0
 """Ticks over which knowledge fades at the start, spread evenly over its channels."""
-ALIKE = 40.0
+ALIKE = 80.0
 """Score between equal tokens of unit-scale channels at the start, when they are asked whether they
-are the same thing: of two that differ only in their place, a quarter of the channels, the nearer
-one outweighs the other 20,000 times, so that nothing leaks from one thing to the next."""
+are the same thing. Of two that differ only in their place, a quarter of the channels, the one
+half as far away outweighs the other a hundred times, so that nothing leaks between neighbours."""
 
 
 class Files(NamedTuple):
