@@ -31,8 +31,8 @@ SPANS = 1.0, 64.0
 """Ticks over which knowledge fades at the start, spread evenly over its channels."""
 ALIKE = 80.0
 """Score between equal tokens of unit-scale channels at the start, when they are asked whether they
-are the same thing. Of two that differ only in their place, a quarter of the channels, the one
-half as far away outweighs the other a hundred times, so that nothing leaks between neighbours."""
+are the same thing. One that is in its place outweighs one that is far off and else the same by
+e^20, as places are a quarter of the channels; so nothing leaks from one thing to the next."""
 
 
 class Files(NamedTuple):
@@ -49,7 +49,7 @@ class RecurrentTokensConfig:
 
     Attributes:
       width: V; 0 for the width of the widest stream. Streams of another width are projected.
-      heads: Attention heads of exchange and reads; they divide V.
+      heads: Attention heads, within a tick and of reads; they divide V.
       detach: Stored items get no gradient; the recurrence itself still does.
     """
 
@@ -237,7 +237,10 @@ class RecurrentTokensMemory(Memory):
 
 def _cleared(files: Files, reset: Tensor) -> Files:
     """Closes the files of the rows in `reset` [B]."""
-    return Files(*(where_rows(reset, torch.zeros_like(part), part) for part in files))
+    last, known = (
+        where_rows(reset, torch.zeros_like(part), part) for part in (files.last, files.known)
+    )
+    return Files(last, known, files.opened & ~reset[:, None])
 
 
 def _map(width: int, wanted: int) -> nn.Module:
