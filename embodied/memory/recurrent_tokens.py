@@ -89,6 +89,7 @@ class RecurrentTokensMemory(Memory):
         self.into = nn.ModuleDict({n: _map(d, self.width) for n, (_, d) in self.streams.items()})
         self.out = nn.ModuleDict({n: _map(self.width, d) for n, (_, d) in self.streams.items()})
         self.beside = RetrievalBlock(self.width, config.heads)
+        self.open = nn.Linear(self.width, self.width)
         self.ask = nn.Linear(self.width, self.width)
         self.recognise = nn.Linear(self.width, self.width)
         self.cell = nn.GRUCell(2 * self.width, self.width)
@@ -97,12 +98,14 @@ class RecurrentTokensMemory(Memory):
         self._begin()
 
     def _begin(self) -> None:
-        """Starts with knowledge of what was seen, which follows it and fades at many rates."""
+        """Starts with knowledge of the first look, which follows a thing and fades at many rates."""
         eye, keep = torch.eye(self.width), slice(self.width, 2 * self.width)
         with torch.no_grad():
             for linear in (self.ask, self.recognise):
                 linear.weight.copy_(eye * math.sqrt(ALIKE / self.width))
                 nn.init.zeros_(linear.bias)
+            self.open.weight.mul_(0.1).add_(eye)
+            nn.init.zeros_(self.open.bias)
             self.cell.weight_ih[2 * self.width :, : self.width].add_(eye)
             spans = torch.rand(self.width) * (SPANS[1] - SPANS[0]) + SPANS[0]
             self.cell.bias_ih[keep] = spans.log()
@@ -200,9 +203,9 @@ class RecurrentTokensMemory(Memory):
             seen, beside = seen.to(files.last.dtype), beside.to(files.last.dtype)
             scores = torch.bmm(self.ask(seen), self.recognise(files.last).transpose(1, 2))
             scores = scores.masked_fill(~files.opened[:, None], masked_score(scores.dtype))
-            # Of what is seen first nothing is known, though something may be like it.
-            weights = scores.softmax(dim=-1) * files.opened[..., None]
-            known = torch.bmm(weights, files.known)
+            moved = torch.bmm(scores.softmax(dim=-1), files.known)
+            # What is seen first has moved from nowhere, though something may be like it.
+            known = torch.where(files.opened[..., None], moved, torch.tanh(self.open(seen)))
             taken = torch.cat([seen, beside], dim=-1).flatten(0, 1)
             after = self.cell(taken, known.flatten(0, 1)).view_as(known)
             there = present[..., None]
