@@ -98,7 +98,7 @@ class RecurrentTokensMemory(Memory):
         self._begin()
 
     def _begin(self) -> None:
-        """Starts with knowledge of the first look, which follows a thing and fades at many rates."""
+        """Starts with files of the first look, which follow a thing and fade at many rates."""
         eye, keep = torch.eye(self.width), slice(self.width, 2 * self.width)
         with torch.no_grad():
             for linear in (self.ask, self.recognise):
