@@ -13,7 +13,7 @@ from embodied.core.errors import ConfigError, SimulatorError, unknown_name
 from embodied.core.specs import DISCRETE, ActionSpec, ArraySpec
 from embodied.core.task import TaskInfo
 from sims.memory_bench.action import ACTION_NAMES, ACTION_SIZE, CONTROL_HZ, check_action
-from sims.memory_bench.task import check_fits
+from sims.memory_bench.saved import check_fits
 from sims.resets import read_one
 
 VIDEO_SIZE = 256

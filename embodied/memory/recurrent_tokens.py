@@ -21,9 +21,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from embodied.core.errors import ConfigError, SpecMismatch
+from embodied.core.errors import ConfigError
 from embodied.core.types import State, Streams
 from embodied.memory.base import Memory, Pending, StreamShapes, where_rows
+from embodied.memory.vector import StateSpec, check_state
 from embodied.nn.attention import RetrievalBlock, masked_score
 from embodied.nn.rows import chosen_rows, looks_at_data, on_grid
 
@@ -86,6 +87,7 @@ class RecurrentTokensMemory(Memory):
         if config.width < 0:
             raise ConfigError(f"memory.width must be >= 0, got {config.width}")
         self.width = config.width or max(widths)
+        self.tokens = sum(tokens for tokens, _ in self.streams.values())
         self.into = nn.ModuleDict({n: _map(d, self.width) for n, (_, d) in self.streams.items()})
         self.out = nn.ModuleDict({n: _map(self.width, d) for n, (_, d) in self.streams.items()})
         self.beside = RetrievalBlock(self.width, config.heads)
@@ -113,12 +115,9 @@ class RecurrentTokensMemory(Memory):
 
     def initial(self, batch: int, capacity: int | None = None) -> State:
         """Returns files that are not opened; a capacity has no meaning here."""
-        like, tokens = self.kind, sum(n for n, _ in self.streams.values())
-        parts = {name: like.new_zeros(batch, tokens, self.width) for name in ("last", "known")}
-        return {
-            **parts,
-            "opened": torch.zeros(parts["last"].shape[:2], dtype=torch.bool).to(like.device),
-        }
+        files = self.kind.new_zeros(batch, self.tokens, self.width)
+        opened = torch.zeros(batch, self.tokens, dtype=torch.bool, device=files.device)
+        return Files(files, files.clone(), opened)._asdict()
 
     def read(
         self, query: Streams, time_s: Tensor, state: State, reset: Tensor
@@ -126,7 +125,7 @@ class RecurrentTokensMemory(Memory):
         """Each token reads the files that are like it.
 
         Raises:
-          SpecMismatch: For a state of another size.
+          SpecMismatch: For a state of another memory, size or dtype.
         """
         self._check(state, len(reset))
         files = _cleared(Files(*(state[name] for name in Files._fields)), reset)
@@ -229,13 +228,9 @@ class RecurrentTokensMemory(Memory):
         return values
 
     def _check(self, state: State, batch: int) -> None:
-        for name, fresh in self.initial(1).items():
-            if name not in state or state[name].shape != (batch, *fresh.shape[1:]):
-                got = tuple(state[name].shape) if name in state else f"only {sorted(state)}"
-                raise SpecMismatch(
-                    f"state[{name!r}] of recurrent_tokens must be of shape "
-                    f"{(batch, *fresh.shape[1:])}, got {got}; take it from initial() of this memory"
-                )
+        files, dtype = (self.tokens, self.width), self.kind.dtype
+        wanted: StateSpec = {"last": (files, dtype), "known": (files, dtype)}
+        check_state(state, {**wanted, "opened": ((self.tokens,), torch.bool)}, batch)
 
 
 def _cleared(files: Files, reset: Tensor) -> Files:

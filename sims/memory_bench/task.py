@@ -27,6 +27,7 @@ from embodied.core.rng import derive
 from embodied.core.task import CUE, EXECUTE, FAILURE_KINDS, GAP, PHASES, TaskInfo
 from embodied.core.text import encode_instruction
 from sims.memory_bench.action import CONTROL_HZ
+from sims.memory_bench.saved import check_fits
 
 if TYPE_CHECKING:
     from sims.memory_bench.abstract import Machine
@@ -518,21 +519,6 @@ class Task:
     def _saved_name(self, name: str) -> str:
         """Returns what one of `vars` is called in a saved state."""
         return ("hidden_var_" if name in self.hidden_vars else "task_var_") + name
-
-
-def check_fits(own: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) -> None:
-    """Refuses a saved state that lacks a name of `own`, or holds it in another shape.
-
-    Raises:
-      ConfigError: Naming the first that differs.
-    """
-    for name, value in own.items():
-        shape = np.shape(state[name]) if name in state else "none"
-        if shape != np.shape(value):
-            raise ConfigError(
-                f"simulator state: expected {name} of shape {np.shape(value)}, got {shape}; "
-                "restore it into the environment that saved it"
-            )
 
 
 def balanced_cue(name: str, seed: int, n_cues: int, cue: int | None = None) -> int:
