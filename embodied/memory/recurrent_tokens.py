@@ -3,9 +3,10 @@
 A bank keeps what was seen at many ticks, and a read has to find out what that means by now: which
 cup holds the ball after four swaps, which pads were pressed already. Here that is worked out when
 it happens. A file has two parts: the token as it was last seen, and what is known of it. At each
-tick what is seen now takes over the knowledge of whatever was last seen most like it (its own
-file, or that of what has moved here), and what is seen beside it is added. So memory is as large
-as two ticks, however long the episode; where a thing was last stays known while it is out of sight.
+tick files are dealt out among what is seen, each to one thing: its own, or that of what has moved
+here. Then what is seen of it, what is seen beside it and what is known of other things is added. So
+memory is as large as two ticks, however long the episode; where a thing was last stays known while
+it is out of sight.
 
 Shape letters: B rows, T observation ticks, N tokens of all streams together, V width of a file,
 R rows of the flattened batch.
@@ -32,8 +33,13 @@ SPANS = 1.0, 64.0
 """Ticks over which knowledge fades at the start, spread evenly over its channels."""
 ALIKE = 80.0
 """Score between equal tokens of unit-scale channels at the start, when they are asked whether they
-are the same thing. One that is in its place outweighs one that is far off and else the same by
-e^20, as places are a quarter of the channels; so nothing leaks from one thing to the next."""
+are the same thing. Places are a quarter of the channels: one that is in its place outweighs one
+that is far off and else the same by e^20."""
+STAYS = 2.0
+"""What a token's own file has ahead of others at the start: less than being in place is worth, so
+what has moved to another row of the table is followed from the first step on."""
+ROUNDS = 5
+"""Rounds in which files are shared out, by rows and by columns."""
 
 
 class Files(NamedTuple):
@@ -79,6 +85,7 @@ class RecurrentTokensMemory(Memory):
     """
 
     config_class = RecurrentTokensConfig
+    stream_of: Tensor
 
     def __init__(self, streams: StreamShapes, config: RecurrentTokensConfig | None = None) -> None:
         super().__init__(streams, capacity=0)
@@ -87,14 +94,20 @@ class RecurrentTokensMemory(Memory):
         if config.width < 0:
             raise ConfigError(f"memory.width must be >= 0, got {config.width}")
         self.width = config.width or max(widths)
-        self.tokens = sum(tokens for tokens, _ in self.streams.values())
+        sizes = [tokens for tokens, _ in self.streams.values()]
+        self.tokens = sum(sizes)
+        of = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        self.register_buffer("stream_of", of, persistent=False)
         self.into = nn.ModuleDict({n: _map(d, self.width) for n, (_, d) in self.streams.items()})
         self.out = nn.ModuleDict({n: _map(self.width, d) for n, (_, d) in self.streams.items()})
         self.beside = RetrievalBlock(self.width, config.heads)
         self.open = nn.Linear(self.width, self.width)
         self.ask = nn.Linear(self.width, self.width)
         self.recognise = nn.Linear(self.width, self.width)
-        self.cell = nn.GRUCell(2 * self.width, self.width)
+        self.stays = nn.Linear(self.width, 1)
+        self.before = RetrievalBlock(self.width, config.heads)
+        self.cell = nn.GRUCell(3 * self.width, self.width)
+        self.join = nn.Linear(self.width, self.width, bias=False)
         self.kind = nn.Parameter(torch.zeros(2, 1, self.width))
         self.reader = RetrievalBlock(self.width, config.heads)
         self._begin()
@@ -106,6 +119,9 @@ class RecurrentTokensMemory(Memory):
             for linear in (self.ask, self.recognise):
                 linear.weight.copy_(eye * math.sqrt(ALIKE / self.width))
                 nn.init.zeros_(linear.bias)
+            self.join.weight.copy_(eye / 2)
+            nn.init.zeros_(self.stays.weight)
+            nn.init.constant_(self.stays.bias, STAYS)
             self.open.weight.mul_(0.1).add_(eye)
             nn.init.zeros_(self.open.bias)
             self.cell.weight_ih[2 * self.width :, : self.width].add_(eye)
@@ -134,8 +150,8 @@ class RecurrentTokensMemory(Memory):
     def write(self, pending: Pending, item: Streams, time_s: Tensor, state: State) -> State:
         """Brings the files of the tokens that are seen up to date."""
         seen, present = self._taken(item)
-        files = self._advance(seen, self._beside(seen, present), present, pending["files"])
-        return files._asdict()
+        now = seen, self._beside(seen, present), present
+        return self._advance(*now, pending["files"], self.stream_of)._asdict()
 
     def unroll(
         self,
@@ -165,11 +181,13 @@ class RecurrentTokensMemory(Memory):
         seen, present = seen.index_select(2, kept), present.index_select(2, kept)
         beside = self._beside(seen, present)
         files = Files(*(part.index_select(1, kept) for part in whole))
+        stream_of = self.stream_of.index_select(0, kept)
         before: list[Files] = []
         for t in range(ticks):
             files = _cleared(files, first[:, t])
             before.append(files)
-            files = self._advance(seen[:, t], beside[:, t], present[:, t], files)
+            now = seen[:, t], beside[:, t], present[:, t]
+            files = self._advance(*now, files, stream_of)
         rows = chosen_rows(use.flatten(), looks_at_data(use))
 
         def at(tensor: Tensor) -> Tensor:
@@ -196,28 +214,51 @@ class RecurrentTokensMemory(Memory):
         flat = seen.flatten(0, -3)
         return _attend(self.beside, flat, flat, present.flatten(0, -2)).view_as(seen)
 
-    def _advance(self, seen: Tensor, beside: Tensor, present: Tensor, files: Files) -> Files:
+    def _advance(
+        self, seen: Tensor, beside: Tensor, present: Tensor, files: Files, stream_of: Tensor
+    ) -> Files:
         """Brings files up to date with what is seen, [B, N, V], without autocast."""
         with torch.autocast(seen.device.type, enabled=False):
             seen, beside = seen.to(files.last.dtype), beside.to(files.last.dtype)
-            scores = torch.bmm(self.ask(seen), self.recognise(files.last).transpose(1, 2))
-            scores = scores.masked_fill(~files.opened[:, None], masked_score(scores.dtype))
-            moved = torch.bmm(scores.softmax(dim=-1), files.known)
-            # What is seen first has moved from nowhere, though something may be like it.
-            known = torch.where(files.opened[..., None], moved, torch.tanh(self.open(seen)))
-            taken = torch.cat([seen, beside], dim=-1).flatten(0, 1)
-            after = self.cell(taken, known.flatten(0, 1)).view_as(known)
+            fresh = (present & ~files.opened)[..., None]
+            known = torch.where(fresh, torch.tanh(self.open(seen)), files.known)
+            opened = files.opened | present
+            before = _attend(self.before, seen, known, opened)
+            taken = torch.cat([seen, beside, before], dim=-1).flatten(0, 1)
+            # What is out of sight keeps its file, and what is seen first has moved from nowhere.
+            both = present & files.opened
+            moved = torch.bmm(self._whose(seen, both, files.last, stream_of), known)
+            after = self.cell(taken, moved.flatten(0, 1)).view_as(known)
             there = present[..., None]
             return Files(
                 torch.where(there, seen, files.last),
-                torch.where(there, after, files.known),
-                files.opened | present,
+                torch.where(there, after, known),
+                opened,
             )
+
+    def _whose(self, seen: Tensor, known: Tensor, last: Tensor, stream_of: Tensor) -> Tensor:
+        """Returns the share [B, N, N] that each token has in each file; both sum to about one.
+
+        A token that is not seen, or not `known` [B, N] yet, has its own file. Others are of the
+        same stream (``stream_of`` [N]).
+        """
+        own = torch.eye(seen.shape[1], dtype=seen.dtype, device=seen.device)
+        score = torch.bmm(self.ask(seen), self.recognise(last).transpose(1, 2))
+        score = score + self.stays(seen) * own
+        same = stream_of[:, None] == stream_of
+        among = (known[:, :, None] & known[:, None] & same) | (own > 0)
+        score = torch.where(among, score, masked_score(score.dtype))
+        # Each thing has one file and each file one thing (Sinkhorn).
+        for _ in range(ROUNDS):
+            score = score.log_softmax(dim=1).log_softmax(dim=2)
+        return score.exp()
 
     def _read(self, query: Streams, files: Files) -> Streams:
         """Returns what tokens read of the files of R rows; themselves where none is open."""
         asked = torch.cat([self.into[name](query[name]) for name in self.streams], dim=-2)
-        parts = (files.last + self.kind[0], files.known + self.kind[1])
+        # What is known of a thing is found by where it was last, and by itself.
+        last = files.last + self.join(files.known)
+        parts = (last + self.kind[0], files.known + self.kind[1])
         both, opened = torch.cat(parts, dim=1).to(asked.dtype), files.opened
         read = _attend(self.reader, asked, both, opened.repeat(1, 2))
         found, values = opened.any(dim=1), {}

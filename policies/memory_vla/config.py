@@ -56,6 +56,8 @@ class MemoryVLAConfig:
       goal_loss: Weight of the hindsight goal loss: predict where the hand will be at its
         next event, from the demonstration's own future. Not privileged. 0 leaves goals out,
         of the action expert's condition too.
+      goal_first_weight: Weight in that loss of the tick at which a new goal begins, which memory
+        alone can tell; at later ones the hand is on its way there.
       goal_sees: Beside each token, what the goal head sees: the whole ``"scene"`` (the fused
         cognitive token: which lamp is on, what memory holds), or the instruction and the
         ``"arm"`` alone.
@@ -87,6 +89,7 @@ class MemoryVLAConfig:
     horizon: int = 8
     head: ActionHeadConfig = dataclasses.field(default_factory=ActionHeadConfig)
     goal_loss: float = 1.0
+    goal_first_weight: float = 1.0
     goal_sees: str = "scene"
     goal_noise_m: float = 0.015
 
@@ -121,6 +124,7 @@ class MemoryVLAConfig:
         for name in (
             "blocks",
             "goal_loss",
+            "goal_first_weight",
             "goal_noise_m",
             "token_grid",
             "cognitive_width",
@@ -144,7 +148,7 @@ class MemoryVLAConfig:
         if self.fusion != "gate":
             idle["gate_weighs"] = f"fusion={self.fusion}"
         if not self.goal_loss:
-            idle["goal_noise_m"] = "goal_loss=0"
+            idle |= dict.fromkeys(("goal_first_weight", "goal_noise_m"), "goal_loss=0")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in idle and value != _default(field):

@@ -56,6 +56,8 @@ ROWS_AT_ONCE = 64
 """Pictures that a frozen encoder takes together where its outputs are to be kept."""
 RESIZED = ("pretrained_conv", "smolvlm", "paligemma", "qwen2_5_vl", "qwen3_vl", "prismatic")
 """Encoders that resized pictures unasked, when what is stored did not yet say whether."""
+SAME_GOAL_M = 1e-4
+"""Goals of two ticks that lie nearer than this are one."""
 UNIT = 0.25
 """Brings decimetres on a table to unit scale, as layers like them."""
 
@@ -407,12 +409,15 @@ class MemoryVLA(Policy):
             target = at(acting, segment.extras["goal_pos_world_m"]) - self.goal_center
             target, mode = target * GOAL_SCALE, goals.mode().detach()
             miss = -goals.log_prob(target[:, None])[:, 0]
-            goal_loss = masked_mean(miss, goal_valid)
+            first = at(acting, _new_goals(segment.extras["goal_pos_world_m"], acts))
+            weight = torch.where(first, self.config.goal_first_weight, 1.0) * goal_valid
+            goal_loss = (miss * weight).sum() / weight.sum().clamp(min=1e-6)
             loss = self.config.goal_loss * goal_loss
             error_m = (mode - target).norm(dim=-1) / GOAL_SCALE
             metrics = {
                 "goal_loss": goal_loss.detach(),
                 "goal_error_m": masked_mean(error_m, goal_valid),
+                "goal_first_error_m": masked_mean(error_m, goal_valid & first),
             }
             # The expert learns from true goals, a little off: which one is the goal head's task.
             off = torch.randn(target.shape, generator=generator, device=target.device)
@@ -427,6 +432,14 @@ class MemoryVLA(Policy):
         loss = loss + action_loss
         metrics = {"loss": loss.detach(), "action_loss": action_loss.detach(), **metrics}
         return LossOutput(loss, metrics, state)
+
+
+def _new_goals(goal_pos: Tensor, acts: Tensor) -> Tensor:
+    """Returns at which of the acting ticks [B, T] the goal [B, T, 3] is not the one before."""
+    same = (goal_pos[:, 1:] - goal_pos[:, :-1]).norm(dim=-1) < SAME_GOAL_M
+    goes_on = torch.zeros_like(acts)
+    goes_on[:, 1:] = same & acts[:, :-1]
+    return acts & ~goes_on
 
 
 def _as_wide(width: int, wanted: int) -> nn.Module:

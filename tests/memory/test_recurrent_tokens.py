@@ -125,6 +125,31 @@ def test_what_is_known_follows_a_thing_to_another_row_of_the_table():
     torch.testing.assert_close(state["known"], marks.flip(1), atol=0.1, rtol=0.0)
 
 
+def test_each_file_goes_to_one_thing():
+    """Two far cups trade rows past a third that lies nearer to both than they to each other."""
+    torch.manual_seed(0)
+    width = 96
+    memory = build_memory("recurrent_tokens", {"entities": (3, width)}).eval()
+    place = FourierFeatures(3, width // 4, 0.1)
+    look = torch.nn.functional.layer_norm(torch.randn(width // 2), (width // 2,))
+
+    def table(*xy):
+        places = [place(torch.tensor([*at, 0.9])) for at in xy]
+        rows = [torch.cat([look, torch.ones(width // 4), code]) for code in places]
+        return torch.stack(rows)[None]
+
+    with torch.no_grad():
+        memory.stays.bias.zero_()  # as learnt where rows say nothing
+    last = table((0.06, 0.1), (0.0, 0.13), (-0.06, 0.16))
+    seen = table((0.0, 0.26), (0.0, 0.13), (0.0, 0.0))
+    with torch.no_grad():
+        both = torch.ones(1, 3, dtype=torch.bool)
+        share = memory._whose(seen, both, last, memory.stream_of)[0]
+    assert (share.sum(dim=0) - 1).abs().max() < 0.15
+    torch.testing.assert_close(share.sum(dim=1), torch.ones(3))
+    assert share.argmax(dim=1).tolist() == [2, 1, 0]
+
+
 def test_knowledge_fades_at_many_rates_at_the_start(memory):
     bias = memory.cell.bias_ih[memory.width : 2 * memory.width]
     assert (bias >= 0).all() and (bias <= 4.2).all() and bias.max() - bias.min() > 1

@@ -144,6 +144,32 @@ def test_stepping_and_learning_see_the_same_memory(store):
         torch.testing.assert_close(state[name], learnt[name], atol=1e-5, rtol=1e-5)
 
 
+def test_the_first_tick_of_each_goal_may_weigh_more():
+    """Goals of the segment: A A B | B B (not acting) A; ticks 0, 2, 5 begin one."""
+    segment, misses = make_segment(make(), batch=1, ticks=6), {}
+    segment.valid[:], segment.act_mask[:] = True, True
+    segment.act_mask[:, 4] = False
+    goals = torch.tensor([[0.1, 0.2, 0.9], [-0.1, 0.1, 0.9]])[[0, 0, 1, 1, 1, 0]]
+    firsts = torch.tensor([0, 2, 5])
+    segment.extras["goal_pos_world_m"] = goals[None].clone()
+    segment.extras["goal_valid"] = segment.act_mask.clone()
+    for weight in (1.0, 4.0, 1e6):
+        policy = make(goal_first_weight=weight)
+        out = policy.loss(segment, policy.initial_state(1), torch.Generator().manual_seed(0))
+        misses[weight] = out.metrics["goal_loss"].item()
+    only = torch.zeros_like(segment.act_mask)
+    only[:, firsts] = True
+    segment.extras["goal_valid"] = only
+    policy = make()
+    out = policy.loss(segment, policy.initial_state(1), torch.Generator().manual_seed(0))
+    first = out.metrics["goal_loss"].item()
+    assert out.metrics["goal_error_m"] == out.metrics["goal_first_error_m"]
+    assert misses[1e6] == pytest.approx(first, abs=1e-4)
+    # Five acting ticks, three of them first: all = (3 first + 2 later) / 5.
+    later = (5 * misses[1.0] - 3 * first) / 2
+    assert misses[4.0] == pytest.approx((12 * first + 2 * later) / 14, abs=1e-4)
+
+
 def test_twin_ignores_the_past():
     policy = make(memory="none")
     obs = random_obs(policy.spec.observations, 2)
@@ -288,6 +314,7 @@ def test_wrong_options_are_named():
         ({"trunk": "tiny", "blocks": 2}, "blocks=2 does nothing with trunk=tiny"),
         ({"fusion": "add", "gate_weighs": "memory"}, "does nothing with fusion=add"),
         ({"goal_loss": 0.0, "goal_noise_m": 0.03}, "goal_noise_m=0.03 does nothing with goal_loss"),
+        ({"goal_loss": 0.0, "goal_first_weight": 4.0}, "goal_first_weight=4.0 does nothing"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(options, message):
