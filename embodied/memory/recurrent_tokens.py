@@ -81,7 +81,8 @@ class RecurrentTokensMemory(Memory):
 
     Source: our own. Gated recurrent units with weights shared over entities as in recurrent
     entity networks (Henaff et al., arXiv 1612.03969); gates that start with many time spans as in
-    chrono initialisation (Tallec and Ollivier, arXiv 1804.11188).
+    chrono initialisation (Tallec and Ollivier, arXiv 1804.11188); files that are dealt out by
+    Sinkhorn normalisation as in Mena et al. (arXiv 1802.08665).
     """
 
     config_class = RecurrentTokensConfig
@@ -236,17 +237,17 @@ class RecurrentTokensMemory(Memory):
                 opened,
             )
 
-    def _whose(self, seen: Tensor, known: Tensor, last: Tensor, stream_of: Tensor) -> Tensor:
+    def _whose(self, seen: Tensor, both: Tensor, last: Tensor, stream_of: Tensor) -> Tensor:
         """Returns the share [B, N, N] that each token has in each file; both sum to about one.
 
-        A token that is not seen, or not `known` [B, N] yet, has its own file. Others are of the
-        same stream (``stream_of`` [N]).
+        Files change hands among those of a stream (``stream_of`` [N]) that are seen and were
+        seen before (`both` [B, N]); others stay with their token.
         """
         own = torch.eye(seen.shape[1], dtype=seen.dtype, device=seen.device)
         score = torch.bmm(self.ask(seen), self.recognise(last).transpose(1, 2))
         score = score + self.stays(seen) * own
         same = stream_of[:, None] == stream_of
-        among = (known[:, :, None] & known[:, None] & same) | (own > 0)
+        among = (both[:, :, None] & both[:, None] & same) | (own > 0)
         score = torch.where(among, score, masked_score(score.dtype))
         # Each thing has one file and each file one thing (Sinkhorn).
         for _ in range(ROUNDS):
