@@ -91,11 +91,8 @@ def test_memory_is_as_large_as_two_ticks_however_long_the_episode(memory):
     assert memory.nbytes_filled(short) == memory.nbytes_filled(long) == memory.nbytes(2) == files
 
 
-def test_what_is_known_follows_a_thing_to_another_row_of_the_table():
-    """Two cups that look the same swap places, and the rows go by place: so does what is known."""
-    torch.manual_seed(0)
-    width = 96
-    memory = build_memory("recurrent_tokens", {"entities": (2, width)}).eval()
+def cups(width):
+    """Returns what makes a table of cups that look the same, given their places on it."""
     place = FourierFeatures(3, width // 4, 0.1)
     shape = torch.nn.functional.layer_norm(torch.randn(width // 2), (width // 2,))
     looks = torch.cat([shape, torch.ones(width // 4)])
@@ -104,6 +101,15 @@ def test_what_is_known_follows_a_thing_to_another_row_of_the_table():
         rows = [torch.cat([looks, place(torch.tensor([*at, 0.9]))]) for at in xy]
         return {"entities": torch.stack(rows)[None]}
 
+    return table
+
+
+def test_what_is_known_follows_a_thing_to_another_row_of_the_table():
+    """Two cups that look the same swap places, and the rows go by place: so does what is known."""
+    torch.manual_seed(0)
+    width = 96
+    memory = build_memory("recurrent_tokens", {"entities": (2, width)}).eval()
+    table = cups(width)
     state, keep = memory.initial(1), torch.zeros(1, dtype=torch.bool)
     rest = (0.0, 0.0), (0.0, 0.3)
     _, state = memory.step(table(*rest), torch.zeros(1), state, keep)
@@ -130,18 +136,11 @@ def test_each_file_goes_to_one_thing():
     torch.manual_seed(0)
     width = 96
     memory = build_memory("recurrent_tokens", {"entities": (3, width)}).eval()
-    place = FourierFeatures(3, width // 4, 0.1)
-    look = torch.nn.functional.layer_norm(torch.randn(width // 2), (width // 2,))
-
-    def table(*xy):
-        places = [place(torch.tensor([*at, 0.9])) for at in xy]
-        rows = [torch.cat([look, torch.ones(width // 4), code]) for code in places]
-        return torch.stack(rows)[None]
-
+    table = cups(width)
     with torch.no_grad():
         memory.stays.bias.zero_()  # as learnt where rows say nothing
-    last = table((0.06, 0.1), (0.0, 0.13), (-0.06, 0.16))
-    seen = table((0.0, 0.26), (0.0, 0.13), (0.0, 0.0))
+    last = table((0.06, 0.1), (0.0, 0.13), (-0.06, 0.16))["entities"]
+    seen = table((0.0, 0.26), (0.0, 0.13), (0.0, 0.0))["entities"]
     with torch.no_grad():
         both = torch.ones(1, 3, dtype=torch.bool)
         share = memory._whose(seen, both, last, memory.stream_of)[0]
